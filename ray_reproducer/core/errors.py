@@ -1,0 +1,110 @@
+"""Every exception that this program raises on purpose.
+
+Rules:
+
+1. A message says what was wrong and where; ``hint`` says what to do about it.
+2. ``exit_code`` is what the process ends with when the exception reaches the command line.
+3. Each exception survives pickling, because it may travel between processes: the
+   constructors take ``(message, *, hint)`` and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ReproducerError(Exception):
+    """Base of all errors of this program.
+
+    Args:
+        message: what was wrong, and where (file, topic, partition, offset, key).
+        hint: what the person who reads it can do; may be empty.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by message and hint, so that keyword arguments survive."""
+        return (_rebuild, (type(self), self.message, self.hint))
+
+    def __str__(self) -> str:
+        """Return the message, followed by the hint on a line of its own."""
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def _rebuild(kind: type[ReproducerError], message: str, hint: str) -> ReproducerError:
+    return kind(message, hint=hint)
+
+
+class ConfigurationError(ReproducerError):
+    """A setting is missing, mistyped or contradicts another one."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ExtractorError(ConfigurationError):
+    """The extractor can't be imported, built or sent to the workers."""
+
+
+class BrokerError(ReproducerError):
+    """The broker is away, refuses us, or lacks what we need (topic, permission, feature)."""
+
+
+class FencedError(BrokerError):
+    """Another instance with the same group id has taken over."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class CommitMetadataError(ReproducerError):
+    """The metadata beside a committed offset can't be read."""
+
+
+class MetadataTooLargeError(ReproducerError):
+    """What is done on a partition does not fit into the commit metadata (see ``commit_metadata``)."""
+
+
+class ChunkError(ReproducerError):
+    """A message on the source topic is no chunk that can be used.
+
+    The class attribute ``reason`` is the machine-readable code that the dead letter carries.
+    """
+
+    reason: ClassVar[str] = "bad_message"
+
+
+class NotAChunkError(ChunkError):
+    """The message is not the msgpack array of a chunk."""
+
+    reason: ClassVar[str] = "not_a_chunk"
+
+
+class TombstoneError(ChunkError):
+    """The message has no value."""
+
+    reason: ClassVar[str] = "tombstone"
+
+
+class ChunkFieldError(ChunkError):
+    """A field of the chunk has a wrong type, or lies about a size or a count."""
+
+    reason: ClassVar[str] = "bad_chunk_field"
+
+
+class UnsafePathError(ChunkError):
+    """The chunk names a file outside of the root directory, or no file at all."""
+
+    reason: ClassVar[str] = "unsafe_path"
+
+
+class IllegalEventError(ReproducerError):
+    """A state machine was given an event that can't happen in its state: a defect of this program."""
+
+
+class PipelineError(ReproducerError):
+    """The running program has lost a part that it can't replace."""

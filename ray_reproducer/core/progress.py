@@ -1,0 +1,43 @@
+"""How far the program is: one snapshot of counters, made by the machine and shown by whoever wants to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counters of one run, all taken in the same moment.
+
+    Attributes:
+        messages_read: messages of the source topic delivered to this run.
+        bytes_read: file content in those messages, in bytes.
+        results: metadata records in committed transactions of this run.
+        dead_letters: dead letters in committed transactions of this run.
+        duplicates: chunks that repeated a file already done.
+        filtered: messages left out because of ``filepath_regex``.
+        files_incomplete: files of which some chunks have not arrived, now.
+        files_waiting: whole files that wait for a worker, now.
+        files_in_flight: files that a worker has, now.
+        outcomes_pending: outcomes that wait for their transaction, now.
+        lag_messages: messages on the topic that were not read yet; None while unknown.
+        dead_letters_by_reason: how many dead letters of each reason code.
+        broker_trouble: what a client last said about the broker while it lasts; "" if all is well.
+        drained: whether everything that was to be drained has its outcome committed.
+    """
+
+    messages_read: int = 0
+    bytes_read: int = 0
+    results: int = 0
+    dead_letters: int = 0
+    duplicates: int = 0
+    filtered: int = 0
+    files_incomplete: int = 0
+    files_waiting: int = 0
+    files_in_flight: int = 0
+    outcomes_pending: int = 0
+    lag_messages: int | None = None
+    dead_letters_by_reason: Mapping[str, int] = field(default_factory=dict)
+    broker_trouble: str = ""
+    drained: bool = False
