@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import msgpack
@@ -42,6 +42,8 @@ MAX_NAME_BYTES: Final = 255
 """Longest part of a path, in UTF-8 bytes (POSIX NAME_MAX on common file systems)."""
 MAX_PATH_BYTES: Final = 4095
 """Longest path, in UTF-8 bytes (Linux PATH_MAX without its NUL)."""
+VERSIONS_REMEMBERED: Final = 1024
+"""How many file versions the decoder remembers: more than are usually being sent at a time."""
 _MAX_NESTED: Final = 16
 _FIELDS_WITHOUT_MTIME: Final = 9
 _FIELDS: Final = 10
@@ -136,17 +138,17 @@ def decode(value: bytes | None) -> Chunk:
         raise TombstoneError("the message has no value (a tombstone)")
     fields = _unpack(value)
     name, file_hash, chunk_hash, write_offset, index, count, subdir, append, data = fields[:9]
-    version = FileVersion(
-        subdir=_subdir(_text(subdir, "subdirectory")),
-        filename=_path_part(_text(name, "filename"), "filename"),
-        filename_append=_append(_text(append, "filename append")),
-        file_hash=_digest(file_hash, "file hash"),
-        n_chunks=_integer(count, "number of chunks", 1, MAX_CHUNKS),
-        mtime=_mtime(fields[9]) if len(fields) == _FIELDS else None,
-    )
-    _check_reconstructed_path(version)
     if not isinstance(data, bytes):
         raise ChunkFieldError(f"the data is {type(data).__name__}, not bytes")
+    mtime = _mtime(fields[9]) if len(fields) == _FIELDS else None
+    version = _version(
+        _bytes(name, "filename"),
+        _digest(file_hash, "file hash"),
+        _integer(count, "number of chunks", 1, MAX_CHUNKS),
+        _bytes(subdir, "subdirectory"),
+        _bytes(append, "filename append"),
+        mtime,
+    )
     return Chunk(
         version=version,
         index=_integer(index, "chunk index", 1, version.n_chunks),
@@ -211,9 +213,30 @@ def _unpack(value: bytes) -> list[Any]:
     return fields
 
 
-def _text(value: object, what: str) -> str:
+# The chunks of a file say the same about it, one after the other: checked once, known for the rest.
+@lru_cache(maxsize=VERSIONS_REMEMBERED)
+def _version(
+    name: bytes, file_hash: bytes, count: int, subdir: bytes, append: bytes, mtime: float | None
+) -> FileVersion:
+    version = FileVersion(
+        subdir=_subdir(_text(subdir, "subdirectory")),
+        filename=_path_part(_text(name, "filename"), "filename"),
+        filename_append=_append(_text(append, "filename append")),
+        file_hash=file_hash,
+        n_chunks=count,
+        mtime=mtime,
+    )
+    _check_reconstructed_path(version)
+    return version
+
+
+def _bytes(value: object, what: str) -> bytes:
     if not isinstance(value, bytes):
         raise ChunkFieldError(f"the {what} is {type(value).__name__}, not a string")
+    return value
+
+
+def _text(value: bytes, what: str) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -158,6 +158,17 @@ def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: O
     return _dead_letter("", key, failure, record, partition, offset)
 
 
+def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: str) -> Outcome:
+    """Make a small dead letter in the place of an outcome that the broker refused because of its size."""
+    if refused.kind == "result":
+        size = len(refused.value)
+        failure = Failure("result_too_large", f"the broker refused the metadata: {size} bytes are too large for it")
+    else:
+        failure = Failure(refused.reason, refused.error)
+    record = _record(refused.path or None, failure, offsets, origin, now, max_ranges=0)
+    return _dead_letter(refused.path, refused.key, failure, record, refused.partition, refused.offset)
+
+
 @dataclass(frozen=True, slots=True)
 class PoisonMessage:
     """A message of the source topic that is no chunk.
@@ -175,8 +186,15 @@ class PoisonMessage:
     size_bytes: int
 
 
-def _record(path: str | None, failure: Failure, offsets: Offsets, origin: Origin, now: str) -> dict[str, Any]:
-    ranges, exact = _ranges(offsets)
+def _record(
+    path: str | None,
+    failure: Failure,
+    offsets: Offsets,
+    origin: Origin,
+    now: str,
+    max_ranges: int = MAX_OFFSET_RANGES,
+) -> dict[str, Any]:
+    ranges, exact = _ranges(offsets, max_ranges)
     return {
         "schema": DEAD_LETTER_SCHEMA,
         "path": path,
@@ -212,7 +230,7 @@ def _dead_letter(
     )
 
 
-def _ranges(offsets: Offsets) -> tuple[dict[str, list[list[int]]], bool]:
+def _ranges(offsets: Offsets, max_ranges: int) -> tuple[dict[str, list[list[int]]], bool]:
     """Write offsets as inclusive [first, last] ranges; only the outermost ones if there are too many."""
     ranges: dict[str, list[list[int]]] = {}
     for partition, of_partition in sorted(offsets.items()):
@@ -223,7 +241,7 @@ def _ranges(offsets: Offsets) -> tuple[dict[str, list[list[int]]], bool]:
             else:
                 runs.append([offset, offset])
         ranges[str(partition)] = runs
-    if sum(map(len, ranges.values())) <= MAX_OFFSET_RANGES:
+    if sum(map(len, ranges.values())) <= max_ranges:
         return ranges, True
     return {partition: [[runs[0][0], runs[-1][1]]] for partition, runs in ranges.items() if runs}, False
 
@@ -242,12 +260,12 @@ def _printable(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """Convert what orjson leaves to us: paths, mappings and NumPy scalars that it does not know."""
+    """Convert what orjson leaves to us: paths, mappings, and arrays or series in a layout that it does not know."""
     if isinstance(value, Mapping):
         return dict(value)
     if hasattr(value, "__fspath__"):
         return str(value)
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "shape", None) == ():
-        return item()
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list):
+        return to_list()
     raise TypeError(f"{type(value).__name__} is not JSON")

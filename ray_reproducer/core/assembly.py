@@ -1,0 +1,131 @@
+"""Which file versions are whole: receipts of chunks in, whole files out.
+
+Rules:
+
+1. A version is whole when each index from 1 to its number of chunks is held once. Chunks come in any order, from
+   any partition, interleaved with those of other versions.
+2. Two versions of one path are two files: their chunks never mix.
+3. A chunk that repeats one already held adds nothing; its data is not used.
+4. What is held are references: which entries of which segment, in the order of arrival. The bytes stay where the
+   consumers put them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ray_reproducer.core.chunk import FileVersion
+
+
+class SegmentSlice(NamedTuple):
+    """Some consecutive entries of one segment, all of one file version.
+
+    Attributes:
+        segment: id of the segment.
+        first: index of the first entry in the segment's table.
+        count: how many entries.
+    """
+
+    segment: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReceipt:
+    """What a consumer tells of chunks of one file version that it has put into a segment.
+
+    The tuples are columns with one element for each chunk, in the order of the segment's entries.
+
+    Attributes:
+        version: the file version.
+        slice: where the chunks are.
+        partitions: partition that each came from.
+        offsets: offset that each came from.
+        indices: index of each in its file, from 1.
+        size_bytes: length of their data together.
+        timestamp_ms: Kafka timestamp of the newest of them, in milliseconds since the epoch.
+    """
+
+    version: FileVersion
+    slice: SegmentSlice
+    partitions: tuple[int, ...]
+    offsets: tuple[int, ...]
+    indices: tuple[int, ...]
+    size_bytes: int
+    timestamp_ms: int
+
+
+@dataclass(slots=True)
+class OpenVersion:
+    """A file version of which chunks are held.
+
+    Attributes:
+        version: the file version.
+        held: indices of the chunks that are held.
+        slices: where they are, in the order of arrival.
+        size_bytes: length of the data that is held, repeated chunks included.
+        newest_ms: newest Kafka timestamp among its chunks.
+    """
+
+    version: FileVersion
+    held: set[int] = field(default_factory=set)
+    slices: list[SegmentSlice] = field(default_factory=list)
+    size_bytes: int = 0
+    newest_ms: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every chunk is held."""
+        return len(self.held) == self.version.n_chunks
+
+    def segments(self) -> set[int]:
+        """Ids of the segments that hold its chunks."""
+        return {piece.segment for piece in self.slices}
+
+
+class Assembly:
+    """All file versions that are open, by their id."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._open: dict[bytes, OpenVersion] = {}
+
+    def __contains__(self, version_id: bytes) -> bool:
+        """Whether chunks of the version are held."""
+        return version_id in self._open
+
+    def __len__(self) -> int:
+        """How many versions are open."""
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[OpenVersion]:
+        """Go through the open versions, oldest first."""
+        return iter(self._open.values())
+
+    def add(self, receipt: SegmentReceipt) -> bool:
+        """Take a receipt of chunks; return whether their version is whole now.
+
+        Only chunks that were not held before make the segment part of the version.
+        """
+        version_id = receipt.version.id
+        version = self._open.get(version_id)
+        if version is None:
+            version = self._open[version_id] = OpenVersion(receipt.version)
+        before = len(version.held)
+        version.held.update(receipt.indices)
+        if len(version.held) > before:
+            version.slices.append(receipt.slice)
+            version.size_bytes += receipt.size_bytes
+        version.newest_ms = max(version.newest_ms, receipt.timestamp_ms)
+        return version.whole
+
+    def get(self, version_id: bytes) -> OpenVersion:
+        """Return an open version; KeyError if it is not open."""
+        return self._open[version_id]
+
+    def take(self, version_id: bytes) -> OpenVersion:
+        """Return an open version and forget it; KeyError if it is not open."""
+        return self._open.pop(version_id)

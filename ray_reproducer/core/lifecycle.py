@@ -1,0 +1,109 @@
+"""Which state each file version is in, and which transitions there are.
+
+==========  ==============  ===========================================================================
+state       what happens    next
+==========  ==============  ===========================================================================
+(none)      chunk           ASSEMBLING
+(none)      poison          READY: a message that is no chunk has its dead letter at once
+ASSEMBLING  whole           WAITING
+ASSEMBLING  done before     (none): another partition's metadata says that it is a repeat
+WAITING     start           RUNNING
+WAITING     done before     (none)
+RUNNING     answer          READY
+RUNNING     crash           WAITING, to run again alone
+RUNNING     done before     RUNNING: its answer will be ignored
+RUNNING     ignored answer  (none)
+READY       plan            COMMITTING
+READY       done before     (none)
+COMMITTING  committed       (none), and remembered as done
+COMMITTING  aborted         READY
+==========  ==============  ===========================================================================
+
+Anything else is a defect of this program and raises :class:`IllegalEventError` before anything has changed.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from ray_reproducer.core.errors import IllegalEventError
+from ray_reproducer.core.limits import Moment
+from ray_reproducer.core.story import Happening, Story
+
+
+class State(Enum):
+    """Where a file version is on its way."""
+
+    ASSEMBLING = "assembling"
+    WAITING = "waiting"
+    RUNNING = "running"
+    READY = "ready"
+    COMMITTING = "committing"
+
+
+TRANSITIONS: Final[dict[tuple[State | None, str], State | None]] = {
+    (None, "chunk"): State.ASSEMBLING,
+    (None, "poison"): State.READY,
+    (State.ASSEMBLING, "whole"): State.WAITING,
+    (State.ASSEMBLING, "done before"): None,
+    (State.WAITING, "start"): State.RUNNING,
+    (State.WAITING, "done before"): None,
+    (State.RUNNING, "answer"): State.READY,
+    (State.RUNNING, "crash"): State.WAITING,
+    (State.RUNNING, "done before"): State.RUNNING,
+    (State.RUNNING, "ignored answer"): None,
+    (State.READY, "plan"): State.COMMITTING,
+    (State.READY, "done before"): None,
+    (State.COMMITTING, "committed"): None,
+    (State.COMMITTING, "aborted"): State.READY,
+}
+"""(state, what happens) -> next state; None stands for a version that is not open."""
+
+
+class Lifecycle:
+    """The states of all open file versions, and the story of how they came there."""
+
+    def __init__(self, story_length: int) -> None:
+        """Begin with no version open.
+
+        Args:
+            story_length: how many happenings are kept.
+        """
+        self._states: dict[bytes, State] = {}
+        self.story = Story(story_length)
+
+    def state(self, version_id: bytes) -> State | None:
+        """Return the state of a version; None if it is not open."""
+        return self._states.get(version_id)
+
+    def states(self) -> dict[bytes, State]:
+        """Return a copy of all states."""
+        return dict(self._states)
+
+    def move(
+        self, version_id: bytes, what: str, event: int, now: Moment, detail: tuple[object, ...] = (), path: str = ""
+    ) -> None:
+        """Let something happen to a version.
+
+        Args:
+            version_id: the version.
+            what: what happens; with the present state it must stand in :data:`TRANSITIONS`.
+            event: number of the machine's event.
+            now: when.
+            detail: what else the story should tell.
+            path: relative path, for the story.
+
+        Raises:
+            IllegalEventError: there is no such transition.
+        """
+        state = self._states.get(version_id)
+        try:
+            after = TRANSITIONS[state, what]
+        except KeyError:
+            raise IllegalEventError(f"{what} in state {state}: version {version_id.hex()} {path}") from None
+        if after is None:
+            del self._states[version_id]
+        else:
+            self._states[version_id] = after
+        self.story.add(Happening(event, now.monotonic_s, version_id, path, what, detail))

@@ -1,0 +1,60 @@
+"""The time that comes in with an event, and the sizes and times that the machine keeps to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ray_reproducer.core.batching import BatchLimits
+
+
+class Moment(NamedTuple):
+    """The time that comes in with an event: a clock that only goes on, and the time of day (seconds)."""
+
+    monotonic_s: float
+    epoch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """What the pool of extraction tasks keeps to.
+
+    Attributes:
+        max_crashes: how often a file may end its worker, alone in it, before it becomes a dead letter.
+        timeout_s: how long the extractor may take for one file; None: for ever.
+        queued_tasks: tasks submitted beyond the free slots, so that a worker never waits for its next one.
+        batch: what bounds a batch of files.
+    """
+
+    max_crashes: int = 3
+    timeout_s: float | None = None
+    queued_tasks: int = 2
+    batch: BatchLimits = field(default_factory=BatchLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLimits:
+    """Sizes and times that the machine keeps to.
+
+    Attributes:
+        commit_interval_s: how long outcomes are collected for a transaction. A transaction costs the broker 10-30 ms
+            whatever it carries, and readers see nothing before its end.
+        max_records: outcomes in one transaction: it should stay well below the transaction timeout.
+        max_waiting_bytes: whole files that may wait for a worker before consumers hold still.
+        max_waiting_files: the same by number.
+        max_pending_bytes: outcomes that may wait for the broker before consumers hold still.
+        versions_remembered: finished versions whose late repeats are recognised (about 200 bytes each).
+        refresh_interval_s: when positions that stay the same are committed again; brokers forget them after 7 days.
+        story_length: happenings kept to tell what became of a file.
+        pool: what the pool of extraction tasks keeps to.
+    """
+
+    commit_interval_s: float = 0.1
+    max_records: int = 10_000
+    max_waiting_bytes: int = 512 * 1024 * 1024
+    max_waiting_files: int = 20_000
+    max_pending_bytes: int = 64 * 1024 * 1024
+    versions_remembered: int = 500_000
+    refresh_interval_s: float = 24 * 3600.0
+    story_length: int = 20_000
+    pool: PoolLimits = field(default_factory=PoolLimits)
