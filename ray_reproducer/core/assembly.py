@@ -25,12 +25,12 @@ class SegmentSlice(NamedTuple):
     Attributes:
         segment: id of the segment.
         first: index of the first entry in the segment's table.
-        count: how many entries.
+        n_entries: how many entries.
     """
 
     segment: int
     first: int
-    count: int
+    n_entries: int
 
 
 @dataclass(frozen=True, slots=True)

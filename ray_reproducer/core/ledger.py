@@ -243,9 +243,7 @@ class Ledger:
             ledger = self.partitions[partition]
             if ledger.committed is not None and commit.position < ledger.committed.position:
                 before = ledger.committed.position
-                raise IllegalEventError(
-                    f"partition {partition}: the position moved back, {before} to {commit.position}"
-                )
+                raise IllegalEventError(f"partition {partition}: the position went back, {before} to {commit.position}")
             ledger.committed = commit
         repeated: set[bytes] = set()
         for version_id in plan.carried:

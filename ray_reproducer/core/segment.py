@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     """One chunk in a segment.
 
     Attributes:
-        index: its index in the file, from 1.
+        chunk: its index in the file, from 1.
         write_offset: where its data starts in the file, in bytes.
         chunk_hash: SHA-512 of its data, as the message said.
         buffer: in which of the segment's buffers its data is.
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
         size: how many bytes.
     """
 
-    index: int
+    chunk: int
     write_offset: int
     chunk_hash: bytes
     buffer: int
