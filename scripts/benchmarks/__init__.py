@@ -1,0 +1,1 @@
+"""What `scripts/bench` runs: one workload, several programs, the same function, the same broker, the same clock."""
