@@ -1,0 +1,1 @@
+"""The program's Hydra configuration, installed as ``ray_reproducer.conf``: this file lets Hydra find it there."""

@@ -1,0 +1,173 @@
+"""The settings' keys and their types, for Hydra.
+
+Rules:
+
+1. A key's type is here; its meaning, unit and default are in ``conf/``, which ``--help`` shows. ``MISSING`` here
+   means: ``conf/`` has the default, or says that it must be given.
+2. ``kafka``, ``consumer``, ``producer``, ``extractor`` and ``ray.runtime_env`` are open: any key goes. Everywhere
+   else a key that isn't here is refused (``config_checks``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+MAIN_CONFIG: Final = "ray_reproducer"
+"""Name of the primary configuration of ``python -m ray_reproducer``."""
+UPLOAD_CONFIG: Final = "ray_reproducer_upload"
+"""Name of the primary configuration of ``python -m ray_reproducer.upload``."""
+
+
+class RunMode(Enum):
+    """When a run ends."""
+
+    stream = "stream"
+    drain = "drain"
+
+
+class DeliveryMode(Enum):
+    """What a crash may do to results."""
+
+    exactly_once = "exactly_once"
+    at_least_once = "at_least_once"
+
+
+class StartAt(Enum):
+    """Where a group without a place begins."""
+
+    earliest = "earliest"
+    latest = "latest"
+
+
+class DatafileMode(Enum):
+    """What an extractor is given."""
+
+    memory = "memory"
+    disk = "disk"
+    both = "both"
+
+
+class RayMode(Enum):
+    """Whose Ray it is."""
+
+    local = "local"
+    cluster = "cluster"
+
+
+@dataclass
+class TopicsConfig:
+    """``topics.*``."""
+
+    source: str = MISSING
+    results: str = MISSING
+    dead_letters: str = MISSING
+    create: bool = True
+
+
+@dataclass
+class UploadConfig:
+    """``upload.*`` of the main job."""
+
+    path: str | None = None
+    chunk_size: int = MISSING
+    filepath_regex: str | None = None
+
+
+@dataclass
+class RunConfig:
+    """``run.*``."""
+
+    mode: RunMode = MISSING
+    print_results: bool = False
+
+
+@dataclass
+class ExtractionConfig:
+    """``extraction.*``."""
+
+    timeout: float | None = None
+    max_crashes: int = MISSING
+    num_cpus: float = MISSING
+    datafile: DatafileMode = MISSING
+    batch_seconds: float = MISSING
+    max_batch_files: int = MISSING
+
+
+@dataclass
+class RayConfig:
+    """``ray.*``."""
+
+    mode: RayMode = MISSING
+    address: str | None = None
+    num_cpus: float | None = None
+    object_store_memory: int | None = None
+    runtime_env: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AppConfig:
+    """Everything that ``python -m ray_reproducer`` can be told."""
+
+    topics: TopicsConfig = field(default_factory=TopicsConfig)
+    group_id: str | None = None
+    kafka: dict[str, Any] = field(default_factory=dict)
+    consumer: dict[str, Any] = field(default_factory=dict)
+    producer: dict[str, Any] = field(default_factory=dict)
+    upload: UploadConfig = field(default_factory=UploadConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    filepath_regex: str | None = None
+    start: StartAt = MISSING
+    delivery: DeliveryMode = MISSING
+    consumers: int = MISSING
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    extractor: dict[str, Any] = field(default_factory=dict)
+    output_dir: str | None = None
+    commit_interval: float = MISSING
+    shutdown_timeout: float = MISSING
+    ray: RayConfig = field(default_factory=RayConfig)
+
+
+@dataclass
+class UploadTopicsConfig:
+    """``topics.*`` of the uploader."""
+
+    source: str = MISSING
+    create: bool = True
+
+
+@dataclass
+class UploadOnlyConfig:
+    """``upload.*`` of the uploader."""
+
+    path: str = MISSING
+    chunk_size: int = MISSING
+    filepath_regex: str | None = None
+
+
+@dataclass
+class UploadAppConfig:
+    """Everything that ``python -m ray_reproducer.upload`` can be told."""
+
+    topics: UploadTopicsConfig = field(default_factory=UploadTopicsConfig)
+    kafka: dict[str, Any] = field(default_factory=dict)
+    producer: dict[str, Any] = field(default_factory=dict)
+    upload: UploadOnlyConfig = field(default_factory=UploadOnlyConfig)
+
+
+def register() -> None:
+    """Make the types known to Hydra, under the names that the defaults lists in ``conf/`` use."""
+    _store("ray_reproducer_schema", AppConfig, ("kafka", "consumer", "producer", "extractor", "ray.runtime_env"))
+    _store("ray_reproducer_upload_schema", UploadAppConfig, ("kafka", "producer"))
+
+
+def _store(name: str, schema: type, open_dictionaries: tuple[str, ...]) -> None:
+    node = OmegaConf.structured(schema)
+    for key in open_dictionaries:
+        # Hydra makes the whole tree a struct; a flag of its own lets `kafka.any.name=x` in without a "+".
+        OmegaConf.set_struct(OmegaConf.select(node, key), value=False)
+    ConfigStore.instance().store(name=name, node=node, provider="ray_reproducer")
