@@ -61,6 +61,28 @@ class FencedError(BrokerError):
     exit_code: ClassVar[int] = 4
 
 
+class RecordTooLargeError(BrokerError):
+    """A record is larger than the client or the broker allows.
+
+    Args:
+        message: what was wrong, and where.
+        hint: what the person who reads it can do.
+        index: which of the records handed over it is, from 0.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", index: int) -> None:
+        super().__init__(message, hint=hint)
+        self.index = index
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the index too."""
+        return (_rebuild_record_too_large, (self.message, self.hint, self.index))
+
+
+def _rebuild_record_too_large(message: str, hint: str, index: int) -> RecordTooLargeError:
+    return RecordTooLargeError(message, hint=hint, index=index)
+
+
 class CommitMetadataError(ReproducerError):
     """The metadata beside a committed offset can't be read."""
 
@@ -108,3 +130,7 @@ class IllegalEventError(ReproducerError):
 
 class PipelineError(ReproducerError):
     """The running program has lost a part that it can't replace."""
+
+
+class OutputDirectoryError(ReproducerError):
+    """A file can't be written below the output directory, or what is there is not what it must be."""

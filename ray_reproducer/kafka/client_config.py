@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Union
+from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient
 from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.kafka.properties import ALIASES, CONSUMER_ONLY, PRODUCER_ONLY, closest, is_secret
 
-Value = Union[str, int, float, bool]
+Value: TypeAlias = str | int | float | bool
 """What a client setting can be."""
 
 _LOG: Final = logging.getLogger("ray_reproducer.kafka.client")
@@ -34,8 +34,7 @@ _GUARANTEED: Final[Mapping[str, tuple[Value, str]]] = {
     "acks": ("all", "a record counts as delivered when all replicas in sync have it"),
     "auto.offset.reset": (
         "error",
-        "a group without a position begins where the setting `start` says (earliest or latest), "
-        "and a lost position is reported, not skipped",
+        "the setting `start` says where a group without a position begins; a lost position is reported, not skipped",
     ),
     "enable.auto.commit": (False, _TOGETHER),
     "enable.auto.offset.store": (False, _TOGETHER),
@@ -180,7 +179,7 @@ class ClientConfigs:
         return {**_DEFAULTS, **ours, **users}
 
 
-ErrorCallback = Callable[[Any], None]
+ErrorCallback: TypeAlias = Callable[[Any], None]
 """Called by a client with a ``KafkaError`` that belongs to no single call."""
 
 

@@ -11,7 +11,12 @@ import difflib
 import re
 from typing import Final
 
-CONSUMER_ONLY: Final = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CONSUMER_ONLY: Final = _names(
     """
     auto.commit.interval.ms auto.offset.reset check.crcs consume.callback.max.messages
     coordinator.query.interval.ms enable.auto.commit enable.auto.offset.store enable.partition.eof
@@ -20,22 +25,22 @@ CONSUMER_ONLY: Final = frozenset(
     heartbeat.interval.ms isolation.level max.poll.interval.ms max.poll.records offset.store.method
     offset.store.path offset.store.sync.interval.ms partition.assignment.strategy
     queued.max.messages.kbytes queued.min.messages session.timeout.ms share.acknowledgement.mode
-    """.split()
+    """
 )
 """Settings that a producer would ignore with a warning."""
 
-PRODUCER_ONLY: Final = frozenset(
+PRODUCER_ONLY: Final = _names(
     """
     acks batch.num.messages batch.size compression.codec compression.level delivery.report.only.error
     enable.gapless.guarantee enable.idempotence linger.ms message.timeout.ms partitioner
     produce.offset.report queue.buffering.backpressure.threshold queue.buffering.max.kbytes
     queue.buffering.max.messages queuing.strategy request.timeout.ms retries sticky.partitioning.linger.ms
     transaction.timeout.ms transactional.id
-    """.split()
+    """
 )
 """Settings that a consumer would ignore with a warning."""
 
-_COMMON: Final = frozenset(
+_COMMON: Final = _names(
     """
     allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
     bootstrap.servers broker.address.family broker.address.ttl broker.version.fallback builtin.features
@@ -66,7 +71,7 @@ _COMMON: Final = frozenset(
     ssl.keystore.password ssl.providers ssl.sigalgs.list statistics.interval.ms test.mock.broker.rtt
     test.mock.num.brokers topic.blacklist topic.metadata.propagation.max.ms topic.metadata.refresh.fast.cnt
     topic.metadata.refresh.fast.interval.ms topic.metadata.refresh.interval.ms topic.metadata.refresh.sparse
-    """.split()
+    """
 )
 
 ALIASES: Final = {

@@ -1,0 +1,337 @@
+"""Writes results together with the source positions that they make done.
+
+Rules:
+
+1. ``start`` initialises transactions first (which aborts what a predecessor left open) and reads the committed
+   positions after that; the other way round an open transaction's positions are missed.
+2. In a transaction: all records, then every delivery report, then the positions, then the commit.
+3. An error is tested in this order: forbidden or unsupported (can't heal); fatal or fenced (another instance has taken
+   over: stop); requires abort (abort, nothing was committed); retriable (the *same* call again); anything else
+   (the producer is dropped and a new one made).
+4. What was committed is never guessed. After any failure the committed positions are read and compared with what we
+   sent and with what was there before; if they are neither, somebody else has committed: stop.
+5. A producer whose connection broke while it committed is replaced before the next transaction: a late copy of its
+   request to end the transaction could end the next one.
+6. While the broker is away we keep trying, and say so through ``on_trouble``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from confluent_kafka import KafkaError, KafkaException
+
+from ray_reproducer.core.errors import (
+    BrokerError,
+    ConfigurationError,
+    FencedError,
+    IllegalEventError,
+    RecordTooLargeError,
+)
+from ray_reproducer.kafka import faults
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.group_offsets import CommittedOffset, GroupOffsets
+from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
+
+__all__ = ["AtLeastOnceDelivery", "CommittedOffset", "Delivery", "Record", "TransactionalDelivery"]
+
+_TRANSACTION_TIMEOUT_MS: Final = 60_000
+"""The library's default of transaction.timeout.ms: after it the broker aborts an open transaction by itself."""
+_OUR_SHARE: Final = 0.75
+"""We give a transaction up before the broker does: what the broker aborts looks as if we were fenced."""
+_CALL_S: Final = 2.0
+"""One try of a call that is then repeated: between tries errors of the connection are heard."""
+_PAUSE_S: Final = (0.05, 0.2, 1.0, 5.0)
+"""Pauses after the first, second, ... failure in a row."""
+
+
+class Delivery(Protocol):
+    """Writes records and source positions; see the implementations for how much that promises."""
+
+    def start(self) -> dict[int, CommittedOffset]:
+        """Connect, and return the committed position of each partition that has one.
+
+        Raises:
+            FencedError: another instance has taken over.
+            BrokerError: the broker refuses what can't heal.
+        """
+        ...
+
+    def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
+        """Write records and positions; blocks, for as long as the broker is away.
+
+        Args:
+            records: what to write.
+            offsets: new position and metadata per source partition. If there are records, they must differ from
+                what is committed: that is how an outcome that got lost on the way is found out.
+
+        Returns:
+            True if all is committed; False if certainly not: the same may be handed over again.
+
+        Raises:
+            FencedError: another instance has taken over.
+            RecordTooLargeError: one record is refused for its size; nothing is committed.
+            BrokerError: the broker refuses what can't heal.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections, quickly; what is not committed stays so."""
+        ...
+
+
+class TransactionalDelivery:
+    """Exactly once: records and positions become visible together or not at all.
+
+    Args:
+        clients: the user's client settings.
+        group_id: whose positions are committed.
+        source_topic: the topic that the positions are of.
+        partitions: its partitions.
+        transactional_id: the instance that uses it last fences the others.
+        on_trouble: called with a line of text when the broker is in trouble, with "" when it is well again.
+    """
+
+    def __init__(
+        self,
+        clients: ClientConfigs,
+        group_id: str,
+        source_topic: str,
+        partitions: Sequence[int],
+        transactional_id: str,
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        self._partitions = tuple(partitions)
+        self._transactional_id = transactional_id
+        self._closed = threading.Event()
+        self._health = faults.Health(on_trouble)
+        # 10 ms: the broker answers CONCURRENT_TRANSACTIONS while it writes the markers of the last transaction, and the
+        # client waits one back-off: 34 ms a transaction with the default of 100 ms, 10-18 ms with this.
+        self._outbox = Outbox(clients, {"transactional.id": transactional_id, "retry.backoff.ms": 10}, self._health)
+        self._group = GroupOffsets(clients, group_id, source_topic, self._health, self._wait)
+        config = clients.for_producer()
+        self._timeout_s = _OUR_SHARE * int(config.get("transaction.timeout.ms", _TRANSACTION_TIMEOUT_MS)) / 1000
+        self._known: dict[int, CommittedOffset] = {}
+        self._failures = 0
+
+    def start(self) -> dict[int, CommittedOffset]:
+        """See ``Delivery.start``."""
+        self._initialise()
+        self._known = self._group.read(self._partitions)
+        self._health.well()
+        return dict(self._known)
+
+    def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
+        """See ``Delivery.deliver``."""
+        if records and all(self._known.get(partition) == sent for partition, sent in offsets.items()):
+            raise IllegalEventError("records were handed over whose positions are committed already")
+        if not self._outbox.is_open:
+            self._resume()
+        deadline_s = time.monotonic() + self._timeout_s
+        try:
+            self._outbox.producer.begin_transaction()
+            self._outbox.send(records, deadline_s)
+            self._commit(offsets, deadline_s)
+        except RecordTooLargeError:
+            self._abort()
+            raise
+        except DeliveryFailedError as failed:
+            return self._recover(failed.error, offsets, abort=True)
+        except KafkaException as exception:
+            error = faults.of(exception)
+            return self._recover(error, offsets, abort=error.txn_requires_abort())
+        self._known.update(offsets)
+        self._failures = 0
+        self._health.well()
+        return True
+
+    def close(self) -> None:
+        """See ``Delivery.close``."""
+        self._closed.set()
+        self._outbox.drop()
+        self._group.close()
+
+    def _commit(self, offsets: Mapping[int, CommittedOffset], deadline_s: float) -> None:
+        producer = self._outbox.producer
+        positions = self._group.positions(offsets)
+        membership = self._group.membership()
+        producer.poll(0)
+        begun_s = time.monotonic()
+        self._repeat(lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_S), deadline_s)
+        self._repeat(lambda: producer.commit_transaction(_CALL_S), deadline_s)
+        producer.poll(0)
+        if self._health.disturbed_at_s >= begun_s:
+            self._outbox.drop()
+
+    def _repeat(self, call: Callable[[], None], deadline_s: float) -> None:
+        """Make a call, the same again while it says that it is retriable and there is time."""
+        while error := faults.attempt(call):
+            if not faults.same_call_again(error) or time.monotonic() >= deadline_s:
+                raise KafkaException(error)
+            self._health.report(faults.text(error))
+            self._outbox.producer.poll(0.01)
+            self._wait(0)
+
+    def _recover(self, error: KafkaError, sent: Mapping[int, CommittedOffset], *, abort: bool) -> bool:
+        """After a failed transaction: find out what is committed (rules 3 and 4)."""
+        self._refuse_hopeless(error)
+        again_at_once = self._outbox.is_outdated
+        if not again_at_once:
+            self._health.report(f"a transaction failed: {faults.text(error)}")
+        if abort:
+            self._abort()
+        self._group.refuse_metadata(error)
+        if again_at_once or not abort:
+            self._outbox.drop()
+        if not self._outbox.is_open:
+            self._initialise()
+        committed = self._decide(sent)
+        if not committed and not again_at_once:
+            self._wait(_PAUSE_S[min(self._failures, len(_PAUSE_S) - 1)])
+            self._failures += 1
+        return committed
+
+    def _decide(self, sent: Mapping[int, CommittedOffset]) -> bool:
+        """Compare what is committed with what was sent and what was there before (rule 4)."""
+        found = self._group.read(self._partitions)
+        if found == self._known:
+            # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
+            return all(found.get(partition) == position for partition, position in sent.items())
+        if found == {**self._known, **sent}:
+            self._known = found
+            return True
+        raise self._fenced("the committed positions are not ours")
+
+    def _resume(self) -> None:
+        """Begin with a new producer after the last one was given up between transactions."""
+        self._initialise()
+        if self._group.read(self._partitions) != self._known:
+            raise self._fenced("the committed positions are not ours")
+
+    def _abort(self) -> None:
+        """Abort the open transaction; if that fails, the next producer's initialisation does it."""
+        producer = self._outbox.producer
+        deadline_s = time.monotonic() + self._timeout_s
+        error = faults.attempt(lambda: self._repeat(lambda: producer.abort_transaction(_CALL_S), deadline_s))
+        if error:
+            self._refuse_hopeless(error)
+            self._health.report(f"can't abort a transaction: {faults.text(error)}")
+            self._outbox.drop()
+
+    def _initialise(self) -> None:
+        """Take the transactional id over, aborting what is open; tries until it succeeds."""
+        while error := faults.attempt(self._take_over):
+            self._refuse_hopeless(error)
+            self._health.report(f"can't begin transactions yet: {faults.text(error)}")
+            self._outbox.drop()
+            self._wait(_PAUSE_S[2])
+
+    def _take_over(self) -> None:
+        producer = self._outbox.producer
+        self._repeat(lambda: producer.init_transactions(_CALL_S), float("inf"))
+
+    def _refuse_hopeless(self, error: KafkaError) -> None:
+        """Raise what waiting can't heal; the order is rule 3."""
+        name = faults.text(error)
+        if faults.is_forbidden(error):
+            raise BrokerError(
+                f"not allowed to write results in transactions: {name}",
+                hint=f"Grant WRITE and DESCRIBE on the transactional id {self._transactional_id}, WRITE on the topics "
+                f"of results and dead letters, and READ on the group {self._group.group_id}.",
+            )
+        if error.code() == KafkaError.INVALID_TRANSACTION_TIMEOUT:
+            raise ConfigurationError(
+                f"the broker refuses producer.transaction.timeout.ms: {name}",
+                hint="Set it lower than the broker's transaction.max.timeout.ms (15 minutes by default).",
+            )
+        if faults.is_unsupported(error):
+            raise BrokerError(f"the broker has no transactions: {name}", hint="Use delivery=at_least_once.")
+        if faults.is_fenced(error):
+            raise self._fenced(name)
+
+    def _fenced(self, detail: str) -> FencedError:
+        return FencedError(
+            f"another instance with group_id={self._group.group_id} has taken over: {detail}",
+            hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost: the other goes on. "
+            "If there is none, this one was suspended in the middle of a transaction: start it again.",
+        )
+
+    def _wait(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise BrokerError("the connection was closed while the broker was still awaited")
+
+
+class AtLeastOnceDelivery:
+    """Records first, then positions: after a crash in between, records may be written a second time.
+
+    For brokers without transactions, such as the embedded one. A second instance is not fenced.
+
+    Args:
+        clients: the user's client settings.
+        group_id: whose positions are committed.
+        source_topic: the topic that the positions are of.
+        partitions: its partitions.
+        on_trouble: called with a line of text when the broker is in trouble, with "" when it is well again.
+    """
+
+    _DELIVERY_S: Final = 330.0
+    """Longer than the library's own message.timeout.ms (300 s), which decides."""
+
+    def __init__(
+        self,
+        clients: ClientConfigs,
+        group_id: str,
+        source_topic: str,
+        partitions: Sequence[int],
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        self._partitions = tuple(partitions)
+        self._closed = threading.Event()
+        self._health = faults.Health(on_trouble)
+        self._outbox = Outbox(clients, {}, self._health)
+        self._group = GroupOffsets(clients, group_id, source_topic, self._health, self._wait)
+
+    def start(self) -> dict[int, CommittedOffset]:
+        """See ``Delivery.start``."""
+        known = self._group.read(self._partitions)
+        self._health.well()
+        return known
+
+    def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
+        """See ``Delivery.deliver``. False: some of the records may be visible, and will be there twice."""
+        try:
+            self._outbox.send(records, time.monotonic() + self._DELIVERY_S)
+        except DeliveryFailedError as failed:
+            return self._failed(failed.error)
+        except KafkaException as exception:
+            return self._failed(faults.of(exception))
+        if offsets:
+            self._group.commit(offsets)
+        self._health.well()
+        return True
+
+    def close(self) -> None:
+        """See ``Delivery.close``."""
+        self._closed.set()
+        self._outbox.drop()
+        self._group.close()
+
+    def _failed(self, error: KafkaError) -> bool:
+        if faults.is_forbidden(error):
+            raise BrokerError(
+                f"not allowed to write results: {faults.text(error)}",
+                hint="Grant WRITE on the topics of results and dead letters.",
+            )
+        again_at_once = self._outbox.is_outdated
+        self._outbox.drop()
+        if not again_at_once:
+            self._health.report(f"records were not delivered: {faults.text(error)}")
+            self._wait(_PAUSE_S[2])
+        return False
+
+    def _wait(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise BrokerError("the connection was closed while the broker was still awaited")

@@ -1,0 +1,135 @@
+# ruff: noqa: SLF001 - the library's own error codes begin with an underscore; only this module touches them
+"""What an error of a Kafka client means for us, and keeping track of trouble that may heal.
+
+The order in which errors are tested matters (see ``delivery``); this module only says what a single
+``KafkaError`` is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+
+END_OF_PARTITION: Final = KafkaError._PARTITION_EOF
+"""Not an error: all that a partition held has been read."""
+OFFSET_GONE: Final = KafkaError._AUTO_OFFSET_RESET
+"""The next offset can't be read."""
+TIMED_OUT: Final = KafkaError._TIMED_OUT
+"""Something was not answered in time."""
+
+_FENCED: Final = frozenset((KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH))
+_FORBIDDEN: Final = frozenset(
+    (
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    )
+)
+_TOO_LARGE: Final = frozenset(
+    (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
+)
+_UNSUPPORTED: Final = frozenset((KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE))
+_CONNECTION: Final = frozenset(
+    (
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._SSL,
+        KafkaError._AUTHENTICATION,
+        KafkaError._TIMED_OUT,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.NETWORK_EXCEPTION,
+    )
+)
+
+
+def of(exception: KafkaException) -> KafkaError:
+    """Return the ``KafkaError`` that an exception of the library carries."""
+    error: KafkaError = exception.args[0]
+    return error
+
+
+def attempt(call: Callable[[], object]) -> KafkaError | None:
+    """Make a call and return the error that it raises, or None."""
+    try:
+        call()
+    except KafkaException as exception:
+        return of(exception)
+    return None
+
+
+def text(error: KafkaError) -> str:
+    """One line that says what the client library says, with the code's name."""
+    return f"{' '.join(error.str().split())} [{error.name()}]"
+
+
+def is_fenced(error: KafkaError) -> bool:
+    """Whether another producer with the same transactional id has taken over, or the producer is dead for good."""
+    return error.fatal() or error.code() in _FENCED
+
+
+def is_forbidden(error: KafkaError) -> bool:
+    """Whether the broker denies us the right; waiting does not help."""
+    return error.code() in _FORBIDDEN
+
+
+def is_too_large(error: KafkaError) -> bool:
+    """Whether a record, or a batch of them, is larger than client or broker allow."""
+    return error.code() in _TOO_LARGE
+
+
+def is_unsupported(error: KafkaError) -> bool:
+    """Whether the broker lacks what was asked for."""
+    return error.code() in _UNSUPPORTED
+
+
+def is_connection(error: KafkaError) -> bool:
+    """Whether the error is about reaching a broker."""
+    return error.code() in _CONNECTION
+
+
+def same_call_again(error: KafkaError) -> bool:
+    """Whether the very same call is to be repeated.
+
+    A producer with a fatal error answers ``_CONFLICT`` and claims that it is retriable: repeating that
+    never ends.
+    """
+    return (
+        not is_fenced(error)
+        and not error.txn_requires_abort()
+        and error.retriable()
+        and error.code() != KafkaError._CONFLICT
+    )
+
+
+class Health:
+    """Tells a listener of trouble with the broker, once for each change.
+
+    Args:
+        on_trouble: called with one line of text, or "" when all is well again; from the thread that uses the client.
+    """
+
+    def __init__(self, on_trouble: Callable[[str], None]) -> None:
+        self._on_trouble = on_trouble
+        self.trouble = ""
+        self.disturbed_at_s = 0.0
+
+    def on_error(self, error: KafkaError) -> None:
+        """Take an error that belongs to no single call (the library's ``error_cb``)."""
+        self.disturbed_at_s = time.monotonic()
+        self.report(text(error))
+
+    def report(self, trouble: str) -> None:
+        """Say what is wrong, as long as it lasts."""
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._on_trouble(trouble)
+
+    def well(self) -> None:
+        """Say that the broker does what is asked of it."""
+        if self.trouble:
+            self.report("")

@@ -1,0 +1,145 @@
+"""The positions that a consumer group has committed, for a group that nobody ever joins.
+
+Partitions are assigned by this program, not by the group coordinator, so this consumer never subscribes:
+it only reads and writes committed positions with their metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from ray_reproducer.core.errors import BrokerError, MetadataTooLargeError
+from ray_reproducer.kafka import faults
+from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
+
+_READ_TIMEOUT_S: Final = 5.0
+"""One try to read the positions; tries go on until one succeeds. While a transaction is open the read waits."""
+_MEMBERS: Final = frozenset(
+    (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedOffset:
+    """A committed position: the next offset to be read, and the text stored beside it ("" for none)."""
+
+    offset: int
+    metadata: str
+
+
+class GroupOffsets:
+    """Reads and commits the positions of one group on one topic.
+
+    Args:
+        clients: the user's client settings.
+        group_id: the group.
+        topic: the source topic.
+        health: is told of trouble.
+        wait: called between tries with seconds; raises to give up.
+    """
+
+    def __init__(
+        self,
+        clients: ClientConfigs,
+        group_id: str,
+        topic: str,
+        health: faults.Health,
+        wait: Callable[[float], None],
+    ) -> None:
+        self.group_id = group_id
+        self.topic = topic
+        self._health = health
+        self._wait = wait
+        self._consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), health.on_error)
+
+    def membership(self) -> Any:
+        """What a transactional producer needs to commit for this group."""
+        return self._consumer.consumer_group_metadata()
+
+    def positions(self, offsets: Mapping[int, CommittedOffset]) -> list[TopicPartition]:
+        """Offsets per partition in the form in which the client library takes them."""
+        return [
+            TopicPartition(self.topic, partition, committed.offset, committed.metadata)
+            for partition, committed in offsets.items()
+        ]
+
+    def read(self, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
+        """Read what is committed (transactions that are open are waited for); partitions without: absent.
+
+        Tries until it succeeds.
+
+        Raises:
+            BrokerError: the broker denies us the right.
+        """
+        wanted = [TopicPartition(self.topic, partition) for partition in partitions]
+        while True:
+            try:
+                found = self._consumer.committed(wanted, _READ_TIMEOUT_S)
+                failed = [position.error for position in found if position.error]
+                if not failed:
+                    return {
+                        position.partition: CommittedOffset(position.offset, position.metadata or "")
+                        for position in found
+                        if position.offset >= 0
+                    }
+                error = failed[0]
+            except KafkaException as exception:
+                error = faults.of(exception)
+            self._refuse_hopeless(error, "read")
+            self._health.report(f"can't read the positions of group {self.group_id} yet: {faults.text(error)}")
+            self._wait(0.2)
+
+    def commit(self, offsets: Mapping[int, CommittedOffset]) -> None:
+        """Commit positions without a transaction. Tries until it succeeds.
+
+        Raises:
+            BrokerError: the broker denies us the right, or somebody has joined the group.
+            MetadataTooLargeError: the broker does not take metadata of this length.
+        """
+        positions = self.positions(offsets)
+        while True:
+            try:
+                answers = self._consumer.commit(offsets=positions, asynchronous=False)
+                failed = [position.error for position in answers if position.error]
+                if not failed:
+                    return
+                error = failed[0]
+            except KafkaException as exception:
+                error = faults.of(exception)
+            self._refuse_hopeless(error, "commit")
+            self._health.report(f"can't commit the positions of group {self.group_id} yet: {faults.text(error)}")
+            self._wait(0.2)
+
+    def close(self) -> None:
+        """Close the connection; nothing is committed by this."""
+        self._consumer.close()
+
+    def _refuse_hopeless(self, error: KafkaError, verb: str) -> None:
+        if faults.is_forbidden(error):
+            raise BrokerError(
+                f"not allowed to {verb} positions of group {self.group_id} on topic {self.topic}: {faults.text(error)}",
+                hint=f"Grant READ on the group {self.group_id} and on the topic {self.topic}.",
+            )
+        if error.code() in _MEMBERS:
+            raise BrokerError(
+                f"another program has joined the consumer group {self.group_id}: {faults.text(error)}",
+                hint="Stop it, or use another group_id. It shows up in: "
+                f"kafka-consumer-groups.sh --describe --members --group {self.group_id}",
+            )
+        self.refuse_metadata(error)
+
+    def refuse_metadata(self, error: KafkaError) -> None:
+        """Raise if the broker refuses the metadata of a position.
+
+        Raises:
+            MetadataTooLargeError: it is too long for the broker.
+        """
+        if error.code() in (KafkaError.OFFSET_METADATA_TOO_LARGE, KafkaError.INVALID_COMMIT_OFFSET_SIZE):
+            raise MetadataTooLargeError(
+                f"the broker refuses the metadata beside the positions of group {self.group_id}: {faults.text(error)}",
+                hint="The broker's offset.metadata.max.bytes must be at least 4096 (its default).",
+            )

@@ -1,0 +1,182 @@
+"""One producer and what became of the records given to it.
+
+Rules:
+
+1. Every record's delivery report is looked at; failures are kept, success costs nothing (the library
+   calls back only for failures).
+2. A broker refuses a batch for its size, and all records in it: batches are made smaller until the one that
+   is too large stands alone and can be named.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from ray_reproducer.core.errors import RecordTooLargeError
+from ray_reproducer.kafka import faults
+from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_producer
+
+_BATCH_BYTES: Final = 1_000_000
+"""The library's own default: the largest batch that a broker with default settings takes."""
+_SMALLER: Final = 8
+_FLUSH_S: Final = 1.0
+"""How long to wait for delivery reports before looking at the clock."""
+_POLL_S: Final = 0.1
+"""How long to wait for room in the library's queue before looking at the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is to be written: a record of a topic; its partition follows from the key."""
+
+    topic: str
+    key: str
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class DeliveryFailedError(Exception):
+    """Some records were not delivered.
+
+    Attributes:
+        error: why the first of them was not.
+    """
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(faults.text(error))
+        self.error = error
+
+
+class Outbox:
+    """Makes producers, one at a time, and sends records through the present one.
+
+    Args:
+        clients: the user's client settings.
+        ours: settings of the producer that we need (librdkafka's names).
+        health: is told of trouble.
+    """
+
+    def __init__(self, clients: ClientConfigs, ours: dict[str, Value], health: faults.Health) -> None:
+        self._clients = clients
+        self._ours = ours
+        self._health = health
+        self._failures: list[tuple[KafkaError, Message]] = []
+        self._batch_bytes = _BATCH_BYTES
+        self._made_for_bytes = _BATCH_BYTES
+        self._producer: Producer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a producer at present."""
+        return self._producer is not None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the present producer makes batches of a size that the broker has refused: drop it and send again."""
+        return self._producer is not None and self._batch_bytes != self._made_for_bytes
+
+    @property
+    def producer(self) -> Producer:
+        """The present producer; a new one is made if there is none.
+
+        Raises:
+            ConfigurationError: the library refuses a setting.
+        """
+        if self._producer is None:
+            ours = {**self._ours, "delivery.report.only.error": True}
+            config = self._clients.for_producer(**ours)
+            if self._batch_bytes < _BATCH_BYTES:
+                config["batch.size"] = self._batch_bytes
+            self._made_for_bytes = self._batch_bytes
+            self._producer = open_producer(config, self._health.on_error, on_delivery=self._on_delivery)
+        return self._producer
+
+    def drop(self) -> None:
+        """Give the present producer up, with all that it has not sent."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+        self._failures.clear()
+
+    def send(self, records: Sequence[Record], deadline_s: float) -> None:
+        """Send all records and wait until each is delivered.
+
+        Args:
+            records: what to send.
+            deadline_s: when to give up (``time.monotonic()``).
+
+        Raises:
+            RecordTooLargeError: a record is larger than client or broker allow; nothing else is wrong.
+            DeliveryFailedError: others were not delivered (by the deadline, or refused).
+            KafkaException: the producer can't go on.
+        """
+        self._failures.clear()
+        producer = self.producer
+        for index, record in enumerate(records):
+            while True:
+                try:
+                    producer.produce(record.topic, record.value, record.key, headers=list(record.headers) or None)
+                    break
+                except BufferError:
+                    producer.poll(_POLL_S)
+                    self._give_up_after(deadline_s)
+                except KafkaException as exception:
+                    if faults.is_too_large(faults.of(exception)):
+                        raise _too_large(index, record, faults.of(exception)) from None
+                    raise
+        while self._flush(producer):
+            self._give_up_after(deadline_s)
+        if self._failures:
+            self._raise_failure(records)
+
+    @staticmethod
+    def _flush(producer: Producer) -> int:
+        try:
+            return producer.flush(_FLUSH_S)
+        except SystemError as error:
+            # A fatal error (such as being fenced) is raised by the library inside of flush, which then calls our
+            # callback with that exception still set: Python wraps it.
+            if isinstance(error.__cause__, KafkaException):
+                raise error.__cause__ from None
+            raise
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failures.append((error, message))
+
+    def _give_up_after(self, deadline_s: float) -> None:
+        if self._failures:
+            raise DeliveryFailedError(self._failures[0][0])
+        if time.monotonic() >= deadline_s:
+            raise DeliveryFailedError(KafkaError(faults.TIMED_OUT, "the broker did not take the records in time"))
+
+    def _raise_failure(self, records: Sequence[Record]) -> None:
+        refused = [(error, message) for error, message in self._failures if faults.is_too_large(error)]
+        if not refused:
+            raise DeliveryFailedError(self._failures[0][0])
+        error, message = refused[0]
+        if len(refused) > 1 and self._batch_bytes > 1:
+            self._batch_bytes = max(1, min(self._batch_bytes, _size(refused)) // _SMALLER)
+            raise DeliveryFailedError(error)
+        for index, record in enumerate(records):
+            if record.value == message.value() and record.key.encode() == message.key():
+                raise _too_large(index, record, error)
+        raise DeliveryFailedError(error)
+
+
+def _size(refused: Sequence[tuple[KafkaError, Message]]) -> int:
+    return sum(len(message.value() or b"") for _, message in refused)
+
+
+def _too_large(index: int, record: Record, error: KafkaError) -> RecordTooLargeError:
+    return RecordTooLargeError(
+        f"the record {record.key} for topic {record.topic} has {len(record.value):,} bytes, which is too large: "
+        f"{faults.text(error)}",
+        hint="Limits: producer.message.max.bytes (here), max.message.bytes (topic), message.max.bytes (broker).",
+        index=index,
+    )
