@@ -165,9 +165,9 @@ def chunks(workload: Workload) -> Iterator[Chunk]:
             return
         still_open = []
         for file_chunks in open_files:
-            chunk = next(file_chunks, None)
-            if chunk is not None:
-                yield chunk
+            chunk = next(file_chunks)
+            yield chunk
+            if chunk.index < workload.chunks_per_file:
                 still_open.append(file_chunks)
         open_files = still_open
 
