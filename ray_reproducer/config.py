@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ray_reproducer.actors.settings import ExtractionSettings, PipelineSettings, RaySettings, UploadSettings
-from ray_reproducer.config_checks import refuse_secrets_in_config, refuse_unknown_keys, resolve
+from ray_reproducer.config_checks import missing_keys, refuse_secrets_in_config, refuse_unknown_keys, resolve
 from ray_reproducer.config_schema import DeliveryMode, RayMode, UploadAppConfig
 from ray_reproducer.core.errors import ConfigurationError
-from ray_reproducer.extractor_loading import LoadedExtractor
+from ray_reproducer.extractor_loading import LoadedExtractor, ReproducerArguments
 from ray_reproducer.kafka.client_config import ClientConfigs
 
 MAX_CHUNK_BYTES: Final = 64 * 1024 * 1024
@@ -60,7 +60,7 @@ def checked(config: DictConfig, schema: type) -> dict[str, Any]:
     """
     refuse_unknown_keys(config, schema)
     refuse_secrets_in_config(config)
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = missing_keys(config)
     if missing:
         raise ConfigurationError(
             f"{' and '.join(missing)} must be given.",
@@ -128,6 +128,23 @@ def pipeline_settings(plain: dict[str, Any], extractor: LoadedExtractor) -> Pipe
         embedded=embedded,
         shutdown_timeout_s=plain["shutdown_timeout"],
     )
+
+
+def run_arguments(plain: dict[str, Any], extractor_name: str) -> ReproducerArguments:
+    """Say what a ``MetadataJSONReproducer`` is constructed with.
+
+    Args:
+        plain: the configuration as ``checked`` returns it.
+        extractor_name: name of the extractor.
+    """
+    topics = plain["topics"]
+    keywords = {
+        "output_dir": output_directory(plain["output_dir"], extractor_name),
+        "mode": plain["extraction"]["datafile"].value,
+        "consumer_group_id": plain["group_id"] or default_group_id(topics["source"], extractor_name),
+        "filepath_regex": plain["filepath_regex"],
+    }
+    return ReproducerArguments(source_topic=topics["source"], results_topic=topics["results"], keywords=keywords)
 
 
 def ray_settings(plain: dict[str, Any], runtime_env: dict[str, Any]) -> RaySettings:

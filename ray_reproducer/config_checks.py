@@ -109,6 +109,12 @@ def unknown_key_error(key: str, schema: type) -> ConfigurationError:
     return ConfigurationError(f"There is no key {key}.", hint=f"{hint}--help lists all keys.")
 
 
+def missing_keys(config: DictConfig) -> list[str]:
+    """List the keys that must be given and aren't. Unlike OmegaConf's own list, this one resolves nothing."""
+    written = OmegaConf.to_container(config, resolve=False, throw_on_missing=False)
+    return [key for key, value in _leaves(written, "") if value == "???"]
+
+
 def known_keys(schema: type) -> list[str]:
     """List the dotted keys of a dataclass of settings, in their order."""
     return list(_keys(schema, ""))

@@ -1,0 +1,63 @@
+"""``python -m ray_reproducer``: from a composed configuration to a run, and back to an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ray_reproducer.command_help import main_help, no_extractor
+from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments
+from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig
+from ray_reproducer.core.errors import ExtractorError
+from ray_reproducer.extractor_loading import load, put_working_directory_first, runtime_env_with_code
+from ray_reproducer.hydra_command import Command, print_error, run_command
+from ray_reproducer.launch import launch, was_stopped
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line of ``python -m ray_reproducer``; returns the exit code of the process.
+
+    Args:
+        arguments: what stands after the program's name; None: ``sys.argv``.
+    """
+    command = Command(config_name=MAIN_CONFIG, schema=AppConfig, job=run_job, help_text=main_help)
+    return run_command(command, sys.argv[1:] if arguments is None else arguments)
+
+
+def run_job(config: DictConfig) -> int:
+    """Run one job: the only one, or one of a multirun.
+
+    Raises:
+        ReproducerError: settings, extractor, broker or Ray don't allow it.
+    """
+    if was_stopped():
+        print_error(f"{_job_label()} is not started, because the program was asked to stop.")
+        return 0
+    if not config.extractor:
+        raise ExtractorError(no_extractor())
+    plain = checked(config, AppConfig)
+    put_working_directory_first()
+    name = extractor_name(plain["extractor"])
+    extractor = load(plain["extractor"], name, run_arguments(plain, name))
+    settings = pipeline_settings(plain, extractor)
+    env = runtime_env_with_code(plain["ray"]["runtime_env"], extractor.module_file)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.stderr.write(f"\n{_job_label()}\n")
+    return launch(settings, ray_settings(plain, env))
+
+
+def extractor_name(spec: dict[str, Any]) -> str:
+    """Name the extractor: the option that was chosen (``+extractor=mine``), else the last part of its target."""
+    chosen = HydraConfig.get().runtime.choices.get("extractor")
+    return str(chosen) if chosen else str(spec.get("_target_", "")).rpartition(".")[2]
+
+
+def _job_label() -> str:
+    job = HydraConfig.get()
+    overrides = " ".join(job.overrides.task)
+    return f"Job {int(job.job.num) + 1}: {overrides}" if job.mode == RunMode.MULTIRUN else "The job"

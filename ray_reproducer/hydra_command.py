@@ -1,0 +1,204 @@
+"""Run a command line through Hydra: its jobs, its help, and one message for whatever goes wrong.
+
+Rules:
+
+1. The configuration is ours in ``conf/``, and the user's ``./conf`` before it, if that is there.
+2. Nothing is written into the working directory, and no secret anywhere.
+3. An error that a user can cause is one message and a hint on stderr, without a traceback unless
+   ``HYDRA_FULL_ERROR=1`` asks for it. Any other error is a defect of this program, and says so.
+4. In a multirun each job runs, whatever becomes of the others; the exit code is the worst one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, Node, OmegaConf
+
+from ray_reproducer import config_schema
+from ray_reproducer.config_checks import is_secret_key, refuse_secrets_in_config, refuse_secrets_in_overrides
+from ray_reproducer.core.errors import ConfigurationError, ReproducerError
+from ray_reproducer.hydra_errors import explain
+
+CONF_DIRECTORY: Final = Path(__file__).parent / "conf"
+"""Where the shipped configuration is."""
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C where there is nothing to finish: what a shell gives to a program that SIGINT ended."""
+_FULL_ERROR: Final = "HYDRA_FULL_ERROR"
+_BADNESS: Final = (0, 3, 4, 2, 1)
+"""Exit codes from good to bad, to choose the one of a multirun; others are worse."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of this program.
+
+    Attributes:
+        config_name: the primary configuration in ``conf/``.
+        schema: the dataclass with its keys.
+        job: does the work for one composed configuration and returns an exit code.
+        help_text: makes what ``--help`` prints; ``$APP_CONFIG_GROUPS`` in it becomes the list of groups.
+    """
+
+    config_name: str
+    schema: type
+    job: Callable[[DictConfig], int]
+    help_text: Callable[[], str]
+
+
+def run_command(command: Command, arguments: Sequence[str]) -> int:
+    """Run a command line and return the exit code of the process; errors are on stderr by then."""
+    codes: list[int] = []
+
+    def job(config: DictConfig) -> None:
+        with _environment(_FULL_ERROR, wanted):
+            codes.append(guarded(lambda: command.job(config), command.schema))
+
+    def run() -> int:
+        refuse_secrets_in_overrides(arguments)
+        _prepare_hydra(command, arguments)
+        main = hydra.main(config_path=str(CONF_DIRECTORY), config_name=command.config_name, version_base="1.3")
+        with _arguments(arguments), _environment(_FULL_ERROR, "1"):  # Hydra raises instead of printing and exiting
+            main(job)()
+        return max(codes, key=_badness, default=0)
+
+    wanted = os.environ.get(_FULL_ERROR)
+    return guarded(run, command.schema)
+
+
+def guarded(work: Callable[[], int], schema: type) -> int:
+    """Do the work; turn any error into a message on stderr and an exit code."""
+    try:
+        return work()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        print_error("Stopped.")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the outermost place: everything ends as a message and an exit code
+        return report(error, schema)
+
+
+def report(error: BaseException, schema: type) -> int:
+    """Print what went wrong and what to do about it, and return the exit code that belongs to it."""
+    known = explain(error, schema)
+    if known is None:
+        traceback.print_exception(type(error), error, error.__traceback__)
+        print_error(
+            f"{type(error).__name__}: {error}", "This is a defect of ray_reproducer; please report the lines above."
+        )
+        return 1
+    if os.environ.get(_FULL_ERROR) == "1":
+        traceback.print_exception(type(error), error, error.__traceback__)
+    print_error(known.message, known.hint)
+    return known.exit_code
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """Print a message for the person at the terminal."""
+    sys.stderr.write(f"ray_reproducer: {message}\n{hint}\n" if hint else f"ray_reproducer: {message}\n")
+    sys.stderr.flush()
+
+
+def user_conf_directory() -> Path | None:
+    """Return the working directory's ``conf``, unless there is none or it is ours."""
+    directory = Path.cwd() / "conf"
+    return directory if directory.is_dir() and not directory.samefile(CONF_DIRECTORY) else None
+
+
+class UserConfDirectory(SearchPathPlugin):
+    """Looks into the working directory's ``conf`` first, if there is one."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Put it before the shipped configuration."""
+        directory = user_conf_directory()
+        if directory is not None:
+            search_path.prepend("working directory", f"file://{directory}", anchor=SearchPathQuery(provider="main"))
+
+
+class RefuseLiteralSecrets(Callback):
+    """Checks the configuration of a multirun before Hydra's sweeper writes it to its private directory."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave if there is a literal secret: Hydra turns an exception here into a warning, but not this one."""
+        try:
+            refuse_secrets_in_config(config)
+        except ReproducerError as error:
+            print_error(error.message, error.hint)
+            raise SystemExit(error.exit_code) from None
+
+
+def _prepare_hydra(command: Command, arguments: Sequence[str]) -> None:
+    if not (CONF_DIRECTORY / f"{command.config_name}.yaml").is_file():
+        raise ConfigurationError(
+            f"{CONF_DIRECTORY} lacks {command.config_name}.yaml.",
+            hint="The installation is incomplete: install it again.",
+        )
+    config_schema.register()
+    Plugins.instance().register(UserConfDirectory)
+    OmegaConf.register_new_resolver("ray_reproducer.private_directory", _private_directory, replace=True)
+    OmegaConf.register_new_resolver("ray_reproducer.help", command.help_text, replace=True)
+    if "--resolve" in arguments:  # --cfg job --resolve prints the configuration with the environment's values
+        OmegaConf.register_new_resolver("oc.env", _environment_without_secrets, replace=True)
+
+
+@functools.cache
+def _private_directory() -> str:
+    """Make a directory that only this user can read and that ends with the process; Hydra's sweeper insists on one."""
+    directory = tempfile.TemporaryDirectory(prefix="ray_reproducer_")
+    atexit.register(directory.cleanup)
+    return directory.name
+
+
+def _environment_without_secrets(name: str, *default: str | None, _node_: Node) -> str | None:
+    key = _node_._get_full_key("")  # noqa: SLF001 - OmegaConf has no public way to ask a node for its name
+    if is_secret_key(key):
+        return "***"
+    return os.environ.get(name, *default)
+
+
+def _badness(code: int) -> int:
+    return _BADNESS.index(code) if code in _BADNESS else len(_BADNESS)
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.get(name)
+    _set_environment(name, value)
+    try:
+        yield
+    finally:
+        _set_environment(name, before)
+
+
+def _set_environment(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+@contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Hand arguments to Hydra, which reads them from ``sys.argv``."""
+    before = sys.argv
+    sys.argv = [before[0] if before else "ray_reproducer", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,213 @@
+"""What a run looks like while it runs, on stderr.
+
+Rules:
+
+1. On a terminal: a panel that keeps its layout, whatever the numbers are and however narrow the window is.
+   Elsewhere: one line every few seconds.
+2. Messages stand above the panel. A flood of them is cut, and how many were left out is said.
+3. Trouble with the broker is said when it begins and when it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ray_reproducer.core.progress import Progress
+from ray_reproducer.observability.quantities import RateMeter, Rates, data_size, done, duration, rate
+
+REFRESH_PER_S: Final = 4
+"""How often the panel is drawn: quick enough to look alive, too slow to cost anything."""
+LINE_INTERVAL_S: Final = 5.0
+"""Seconds between two lines where there is no terminal."""
+MESSAGE_BURST: Final = 20
+"""Messages that may come at once before they are cut: a screen of them."""
+MESSAGES_PER_S: Final = 1.0
+"""Messages a second that may come for ever."""
+_LABEL_WIDTH: Final = 12
+_VALUE_WIDTH: Final = 12
+_PAIR_WIDTH: Final = _LABEL_WIDTH + _VALUE_WIDTH + 3
+_STYLES: Final = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
+
+Clock = Callable[[], float]
+"""Seconds, never going back."""
+
+
+class Display:
+    """Shows the progress of a run, and messages; a context manager, because a panel must be taken away again.
+
+    Args:
+        title: what runs, and between which topics.
+        console: where to show it; normally made of stderr.
+        live: a panel instead of lines; None: if the console is a terminal.
+        line_interval_s: seconds between two lines, for the display without a panel.
+        clock: the time; for tests.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        console: Console,
+        *,
+        live: bool | None = None,
+        line_interval_s: float = LINE_INTERVAL_S,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._title = title
+        self._console = console
+        self._is_live = console.is_terminal if live is None else live
+        self._line_interval_s = line_interval_s
+        self._clock = clock
+        self._started_s = clock()
+        self._last_line_s = clock()
+        self._meter = RateMeter()
+        self._trouble = ""
+        self._gate = MessageGate(clock)
+        self._live: Live | None = None
+
+    def __enter__(self) -> Display:
+        """Put the panel up; without a terminal, say what begins."""
+        if self._is_live:
+            self._live = Live(
+                self._panel(Progress(), Rates()),
+                console=self._console,
+                refresh_per_second=REFRESH_PER_S,
+                transient=True,  # the summary takes its place
+                redirect_stdout=False,  # stdout has the results, or belongs to somebody else
+            )
+            self._live.start()
+        else:
+            self._print(self._title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the panel away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        left_out = self._gate.take_left_out()
+        if left_out:
+            self._print(_left_out(left_out))
+
+    def progress(self, progress: Progress) -> None:
+        """Show where the run is."""
+        now_s = self._clock()
+        rates = self._meter.add(progress, now_s)
+        self._say_trouble(progress.broker_trouble)
+        if self._live is not None:
+            self._live.update(self._panel(progress, rates))
+        elif now_s - self._last_line_s >= self._line_interval_s:
+            self._last_line_s = now_s
+            self._print(_line(progress, rates, now_s - self._started_s))
+
+    def message(self, level: int, text: str) -> None:
+        """Show a message; a flood of them is cut.
+
+        Args:
+            level: one of ``logging``'s levels.
+            text: the message; it may have several lines.
+        """
+        admitted, left_out = self._gate.admit()
+        if not admitted:
+            return
+        if left_out:
+            self._print(_left_out(left_out))
+        self._print(text, _STYLES.get(level, ""))
+
+    def _say_trouble(self, trouble: str) -> None:
+        if trouble and not self._trouble:
+            self._print(f"broker: {trouble} (trying again until it answers)", _STYLES[logging.WARNING])
+        elif self._trouble and not trouble:
+            self._print("broker: answers again")
+        self._trouble = trouble
+
+    def _print(self, text: str, style: str = "") -> None:
+        # As it is: a path like [red].csv is no markup, and a log file has no width to wrap at.
+        self._console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def _panel(self, progress: Progress, rates: Rates) -> Group:
+        elapsed = duration(self._clock() - self._started_s)
+        width = self._console.width
+        pairs = max(1, min(3, width // _PAIR_WIDTH))
+        table = Table.grid(padding=(0, 1))
+        for _ in range(pairs):
+            table.add_column(width=min(_LABEL_WIDTH, width - 4), no_wrap=True, style="dim")
+            table.add_column(width=_VALUE_WIDTH, no_wrap=True, justify="right")
+        fields = _fields(progress, rates)
+        for start in range(0, len(fields), pairs):
+            row = fields[start : start + pairs]
+            table.add_row(*(cell for label, value in row for cell in (Text(label), value)))
+        title = Text(f"{self._title} · {elapsed}", style="bold", no_wrap=True, overflow="ellipsis")
+        broker = Text(f"broker: {progress.broker_trouble or 'ok'}", no_wrap=True, overflow="ellipsis")
+        broker.stylize("yellow" if progress.broker_trouble else "dim")
+        return Group(title, table, broker)
+
+
+class MessageGate:
+    """Lets a burst of messages through, then a few a second; counts the others."""
+
+    def __init__(self, clock: Clock, burst: int = MESSAGE_BURST, per_s: float = MESSAGES_PER_S) -> None:
+        self._clock = clock
+        self._burst = burst
+        self._per_s = per_s
+        self._allowed = float(burst)
+        self._last_s = clock()
+        self._left_out = 0
+
+    def admit(self) -> tuple[bool, int]:
+        """Say whether one more message is let through, and how many were left out before it."""
+        now_s = self._clock()
+        self._allowed = min(self._burst, self._allowed + (now_s - self._last_s) * self._per_s)
+        self._last_s = now_s
+        if self._allowed < 1:
+            self._left_out += 1
+            return False, 0
+        self._allowed -= 1
+        return True, self.take_left_out()
+
+    def take_left_out(self) -> int:
+        """Return how many messages were left out since this was last asked."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out
+
+
+def _left_out(number: int) -> str:
+    return f"({number:,} more messages like these were left out)"
+
+
+def _fields(progress: Progress, rates: Rates) -> list[tuple[str, Text]]:
+    failed = Text(f"{progress.dead_letters:,}", style="red" if progress.dead_letters else "")
+    return [
+        ("files done", Text(f"{done(progress):,}", style="bold")),
+        ("files/s", Text(rate(rates.files_per_s))),
+        ("failed", failed),
+        ("read", Text(data_size(progress.bytes_read))),
+        ("per second", Text(data_size(rates.bytes_per_s))),
+        ("lag", Text(_lag(progress))),
+        ("in flight", Text(f"{progress.files_in_flight:,}")),
+        ("waiting", Text(f"{progress.files_waiting:,}")),
+        ("incomplete", Text(f"{progress.files_incomplete:,}")),
+    ]
+
+
+def _lag(progress: Progress) -> str:
+    return "?" if progress.lag_messages is None else f"{progress.lag_messages:,}"
+
+
+def _line(progress: Progress, rates: Rates, elapsed_s: float) -> str:
+    return (
+        f"{duration(elapsed_s)}: {done(progress):,} files done ({rate(rates.files_per_s)}/s), "
+        f"{progress.dead_letters:,} failed, {data_size(progress.bytes_read)} read ({data_size(rates.bytes_per_s)}/s), "
+        f"{progress.files_in_flight:,} in flight, {progress.files_waiting:,} waiting, "
+        f"{progress.files_incomplete:,} incomplete, lag {_lag(progress)}"
+    )

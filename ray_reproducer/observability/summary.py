@@ -1,0 +1,118 @@
+"""The last words of a run: what was done, and what to do about anything that is not fine."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ray_reproducer.core.progress import Progress
+from ray_reproducer.observability.quantities import count, data_size, done, duration, rate
+
+_REASONS: Final = {
+    "extractor_raised": "the extractor raised an exception; its traceback is in the dead letter",
+    "not_a_dict": "the extractor returned something that is no dictionary",
+    "not_json": "the extractor returned something that JSON can't say",
+    "result_too_large": "the metadata is larger than a message may be: max.message.bytes of the topic, or say less",
+    "hash_mismatch": "the content is not what was sent: upload the file again",
+    "worker_crashed": "the extractor ended its process (crash, out of memory): try the file alone",
+    "timeout": "the extractor took longer than extraction.timeout",
+    "tombstone": "a message without content",
+    "not_a_chunk": "a message that is no chunk of a file: does another program write to this topic?",
+    "bad_chunk_field": "a chunk that contradicts itself: which program sent it?",
+    "unsafe_path": "a chunk that names a file outside of the directory: which program sent it?",
+    "inconsistent_chunks": "chunks of one file contradict each other: upload the file again",
+    "output_failed": "the file could not be written under output_dir: space, permissions?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunNames:
+    """The names that the summary mentions.
+
+    Attributes:
+        extractor: name of the extractor.
+        source_topic: topic with the chunks.
+        results_topic: topic with the metadata.
+        dead_letters_topic: topic with the failures.
+        group_id: the group.
+        servers: ``bootstrap.servers``; "" for the embedded broker.
+        drain: whether the run was to end by itself.
+    """
+
+    extractor: str
+    source_topic: str
+    results_topic: str
+    dead_letters_topic: str
+    group_id: str
+    servers: str
+    drain: bool
+
+
+def summary(progress: Progress, seconds: float, names: RunNames, *, stopped: bool) -> str:
+    """Write the summary of a run.
+
+    Args:
+        progress: the last snapshot.
+        seconds: how long the run took.
+        names: what to call things.
+        stopped: whether a person or a signal ended it.
+    """
+    return "\n".join([_headline(progress, seconds, names, stopped=stopped), *_advice(progress, names, stopped=stopped)])
+
+
+def _headline(progress: Progress, seconds: float, names: RunNames, *, stopped: bool) -> str:
+    per_s = max(seconds, 0.001)
+    end = "stopped" if stopped else "drained" if progress.drained else "ended"
+    speed = f"{rate(done(progress) / per_s)} files/s, {data_size(progress.bytes_read / per_s)}/s"
+    line = (
+        f"{names.extractor}: {end} after {duration(seconds)}. "
+        f"{count(progress.results, 'result')} on {names.results_topic}, "
+        f"{count(progress.dead_letters, 'dead letter')}; {data_size(progress.bytes_read)} read ({speed})."
+    )
+    aside = []
+    if progress.filtered:
+        aside.append(f"{count(progress.filtered, 'message')} left out by filepath_regex")
+    if progress.duplicates:
+        aside.append(f"{count(progress.duplicates, 'chunk')} of files that were done already")
+    return f"{line}\n  Besides: {', '.join(aside)}." if aside else line
+
+
+def _advice(progress: Progress, names: RunNames, *, stopped: bool) -> Iterator[str]:
+    if progress.dead_letters:
+        yield from _dead_letters(progress, names)
+    if progress.files_incomplete:
+        yield (
+            f"  {count(progress.files_incomplete, 'file')} incomplete: chunks are missing on {names.source_topic}. "
+            "Finished when the rest arrives; upload again what never does."
+        )
+    unfinished = progress.files_in_flight + progress.files_waiting + progress.outcomes_pending
+    if unfinished:
+        yield (
+            f"  {count(unfinished, 'file')} read but not finished: the next run with group_id={names.group_id} "
+            "does them, and none twice."
+        )
+    if progress.broker_trouble:
+        yield f"  The broker was in trouble at the end: {progress.broker_trouble}. Start again when it answers."
+    if names.drain and not stopped and not progress.messages_read:
+        yield (
+            f"  Nothing new on {names.source_topic} for group {names.group_id}. "
+            "Is it the right topic? Another group_id=NAME begins from the start."
+        )
+
+
+def _dead_letters(progress: Progress, names: RunNames) -> Iterator[str]:
+    yield f"  {count(progress.dead_letters, 'dead letter')} on {names.dead_letters_topic}:"
+    reasons = sorted(progress.dead_letters_by_reason.items(), key=lambda item: (-item[1], item[0]))
+    for reason, number in reasons:
+        meaning = _REASONS.get(reason, "")
+        yield f"    {number:>7,}  {reason}: {meaning}" if meaning else f"    {number:>7,}  {reason}"
+    if not names.servers:
+        yield "  The embedded broker is gone with them: run.print_results=true shows each with its error."
+        return
+    server = names.servers.partition(",")[0]
+    yield (
+        f"  Look at them: kafka-console-consumer.sh --bootstrap-server {shlex.quote(server)} "
+        f"--topic {shlex.quote(names.dead_letters_topic)} --from-beginning --isolation-level read_committed"
+    )
