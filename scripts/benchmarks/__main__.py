@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -169,6 +170,8 @@ def _fine(console: Console, what: str, section: report.Section) -> bool:
 
 
 if __name__ == "__main__":
+    # As an exception, so that programs are ended, topics deleted and the broker stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ and not (ROOT / "scripts" / "kafka").exists():
         sys.exit("no broker: scripts/kafka is missing; set KAFKA_BOOTSTRAP_SERVERS")
     sys.exit(main())

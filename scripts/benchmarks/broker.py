@@ -7,8 +7,8 @@ the broker appends it, up to a commit interval (0.1 s) before readers see it; th
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -55,15 +55,12 @@ def broker(directory: Path | None) -> Iterator[Broker]:
         yield Broker(given, own=False)
         return
     with tempfile.TemporaryDirectory(prefix="bench-kafka-", dir=directory) as data:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = str(probe.getsockname()[1])
-        command = [str(ROOT / "scripts" / "kafka")]
-        where = ["--port", port, "--dir", data]
+        script, where = str(ROOT / "scripts" / "kafka"), ["--dir", data, "--json"]
         try:
-            subprocess.run([*command, "start", *where], check=True, stdout=subprocess.DEVNULL)
-            yield Broker(f"127.0.0.1:{port}", own=True)
+            said = subprocess.run([script, "start", "--port", "0", *where], check=True, stdout=subprocess.PIPE).stdout
+            yield Broker(str(json.loads(said)["bootstrap_servers"]), own=True)
         finally:
-            subprocess.run([*command, "stop", *where], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([script, "stop", *where], check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager

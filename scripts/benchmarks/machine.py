@@ -72,12 +72,9 @@ def _sha512_rate() -> int:
 
 
 def _kafka_version() -> str:
-    for pom in (ROOT / "scripts").rglob("pom.xml"):
-        text = pom.read_text(encoding="utf-8")
-        found = re.search(r"<artifactId>kafka_2\.13</artifactId>\s*<version>([^<]+)</version>", text)
-        if found:
-            return found.group(1)
-    return "unknown"
+    text = (ROOT / "scripts" / "kafka_broker" / "jars.py").read_text(encoding="utf-8")
+    found = re.search(r'^KAFKA_VERSION = "(.+)"$', text, re.MULTILINE)
+    return found.group(1) if found else "unknown"
 
 
 def _peer_version() -> str:
