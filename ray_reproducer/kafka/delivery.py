@@ -136,13 +136,13 @@ class TransactionalDelivery:
             self._outbox.send(records, deadline_s)
             self._commit(offsets, deadline_s)
         except RecordTooLargeError:
-            self._abort()
+            self._abort(deadline_s)
             raise
         except DeliveryFailedError as failed:
-            return self._recover(failed.error, offsets, abort=True)
+            return self._recover(failed.error, offsets, abort_until_s=deadline_s)
         except KafkaException as exception:
             error = faults.of(exception)
-            return self._recover(error, offsets, abort=error.txn_requires_abort())
+            return self._recover(error, offsets, abort_until_s=deadline_s if error.txn_requires_abort() else 0.0)
         self._known.update(offsets)
         self._failures = 0
         self._health.well()
@@ -171,20 +171,19 @@ class TransactionalDelivery:
         while error := faults.attempt(call):
             if not faults.same_call_again(error) or time.monotonic() >= deadline_s:
                 raise KafkaException(error)
-            self._health.report(faults.text(error))
+            self._health.report(faults.text(error), vague=faults.is_vague(error))
             self._outbox.producer.poll(0.01)
             self._wait(0)
 
-    def _recover(self, error: KafkaError, sent: Mapping[int, CommittedOffset], *, abort: bool) -> bool:
+    def _recover(self, error: KafkaError, sent: Mapping[int, CommittedOffset], *, abort_until_s: float) -> bool:
         """After a failed transaction: find out what is committed (rules 3 and 4)."""
         self._refuse_hopeless(error)
         again_at_once = self._outbox.is_outdated
         if not again_at_once:
-            self._health.report(f"a transaction failed: {faults.text(error)}")
-        if abort:
-            self._abort()
+            self._health.report(f"a transaction failed: {faults.text(error)}", vague=faults.is_vague(error))
+        self._abort(abort_until_s)
         self._group.refuse_metadata(error)
-        if again_at_once or not abort:
+        if again_at_once:
             self._outbox.drop()
         if not self._outbox.is_open:
             self._initialise()
@@ -211,21 +210,26 @@ class TransactionalDelivery:
         if self._group.read(self._partitions) != self._known:
             raise self._fenced("the committed positions are not ours")
 
-    def _abort(self) -> None:
-        """Abort the open transaction; if that fails, the next producer's initialisation does it."""
+    def _abort(self, deadline_s: float) -> None:
+        """Abort the open transaction; if that fails or is too late, the next producer's initialisation does it.
+
+        After the deadline the broker may abort by itself, and would answer us as if we were fenced.
+        """
+        if time.monotonic() >= deadline_s:
+            self._outbox.drop()
+            return
         producer = self._outbox.producer
-        deadline_s = time.monotonic() + self._timeout_s
         error = faults.attempt(lambda: self._repeat(lambda: producer.abort_transaction(_CALL_S), deadline_s))
         if error:
             self._refuse_hopeless(error)
-            self._health.report(f"can't abort a transaction: {faults.text(error)}")
+            self._health.report(f"can't abort a transaction: {faults.text(error)}", vague=faults.is_vague(error))
             self._outbox.drop()
 
     def _initialise(self) -> None:
         """Take the transactional id over, aborting what is open; tries until it succeeds."""
         while error := faults.attempt(self._take_over):
             self._refuse_hopeless(error)
-            self._health.report(f"can't begin transactions yet: {faults.text(error)}")
+            self._health.report(f"can't begin transactions yet: {faults.text(error)}", vague=faults.is_vague(error))
             self._outbox.drop()
             self._wait(_PAUSE_S[2])
 

@@ -7,6 +7,7 @@ The order in which errors are tested matters (see ``delivery``); this module onl
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -32,6 +33,8 @@ _FORBIDDEN: Final = frozenset(
 _TOO_LARGE: Final = frozenset(
     (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 )
+_VAGUE: Final = frozenset((KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN))
+_TIMING: Final = re.compile(r" \(after \d+ms.*\)$")
 _UNSUPPORTED: Final = frozenset((KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE))
 _CONNECTION: Final = frozenset(
     (
@@ -63,8 +66,14 @@ def attempt(call: Callable[[], object]) -> KafkaError | None:
 
 
 def text(error: KafkaError) -> str:
-    """One line that says what the client library says, with the code's name."""
-    return f"{' '.join(error.str().split())} [{error.name()}]"
+    """One line that says what the client library says, with the code's name, without how long it took."""
+    said = _TIMING.sub("", " ".join(error.str().split()))
+    return f"{said} [{error.name()}]"
+
+
+def is_vague(error: KafkaError) -> bool:
+    """Whether the error only says that something took too long or that no broker is there, not why."""
+    return error.code() in _VAGUE
 
 
 def is_fenced(error: KafkaError) -> bool:
@@ -121,11 +130,11 @@ class Health:
     def on_error(self, error: KafkaError) -> None:
         """Take an error that belongs to no single call (the library's ``error_cb``)."""
         self.disturbed_at_s = time.monotonic()
-        self.report(text(error))
+        self.report(text(error), vague=is_vague(error))
 
-    def report(self, trouble: str) -> None:
-        """Say what is wrong, as long as it lasts."""
-        if trouble != self.trouble:
+    def report(self, trouble: str, *, vague: bool = False) -> None:
+        """Say what is wrong, as long as it lasts; something vague does not replace what is known already."""
+        if trouble != self.trouble and not (vague and self.trouble):
             self.trouble = trouble
             self._on_trouble(trouble)
 

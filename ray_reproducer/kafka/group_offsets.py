@@ -53,8 +53,9 @@ class GroupOffsets:
         self.group_id = group_id
         self.topic = topic
         self._health = health
+        self._last_error: KafkaError | None = None
         self._wait = wait
-        self._consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), health.on_error)
+        self._consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), self._on_error)
 
     def membership(self) -> Any:
         """What a transactional producer needs to commit for this group."""
@@ -90,7 +91,7 @@ class GroupOffsets:
             except KafkaException as exception:
                 error = faults.of(exception)
             self._refuse_hopeless(error, "read")
-            self._health.report(f"can't read the positions of group {self.group_id} yet: {faults.text(error)}")
+            self._report("read", error)
             self._wait(0.2)
 
     def commit(self, offsets: Mapping[int, CommittedOffset]) -> None:
@@ -111,12 +112,24 @@ class GroupOffsets:
             except KafkaException as exception:
                 error = faults.of(exception)
             self._refuse_hopeless(error, "commit")
-            self._health.report(f"can't commit the positions of group {self.group_id} yet: {faults.text(error)}")
+            self._report("commit", error)
             self._wait(0.2)
 
     def close(self) -> None:
         """Close the connection; nothing is committed by this."""
         self._consumer.close()
+
+    def _on_error(self, error: KafkaError) -> None:
+        # Only kept: this consumer is asked rarely, and what it has to tell of its connection is old by then.
+        if not faults.is_vague(error):
+            self._last_error = error
+
+    def _report(self, verb: str, error: KafkaError) -> None:
+        reason, self._last_error = self._last_error or error, None
+        self._health.report(
+            f"can't {verb} the positions of group {self.group_id} yet: {faults.text(reason)}",
+            vague=faults.is_vague(reason),
+        )
 
     def _refuse_hopeless(self, error: KafkaError, verb: str) -> None:
         if faults.is_forbidden(error):
