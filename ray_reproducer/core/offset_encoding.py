@@ -1,36 +1,41 @@
-"""How a set of offsets becomes the fewest bytes: as runs or as bits, plain or deflated.
+"""How a set of offsets becomes the fewest bytes: as runs, written in Golomb-Rice codes or deflated.
 
 Rules:
 
 1. A set is given as ascending runs ``(start, stop)``, half open, that neither touch nor overlap, within
    ``[0, length)``. What is read back is the same runs.
-2. Each form wins somewhere (bytes; 1 % means that each offset is in the set with a probability of 1 %):
+2. The smaller of two forms is taken. The first is next to what information theory allows for holes at random, the
+   second wins if they follow a pattern, or if there are a few huge gaps among many small ones (bytes; "1 %" means
+   that each offset is in the set with a probability of 1 %):
 
-   ====  ================================  ==========  ===========  ===========  ==================
-   form  bytes                             1 % of 60k  10 % of 40k  30 % of 24k  every other of 60k
-   ====  ================================  ==========  ===========  ===========  ==================
-   0     runs, Golomb-Rice                 654         2,421        2,891        7,503
-   1     runs, varints, deflated           786         2,625        3,215        76
-   2     bits                              7,500       5,000        3,000        7,500
-   3     bits, deflated                    920         2,554        2,735        22
-   ====  ================================  ==========  ===========  ===========  ==================
+   ====  =======================  =========  ==========  ==========  ==========  ==================
+   form  written as               1 % of     10 % of     30 % of     50 % of     every other of
+                                  60,000     40,000      24,000      24,000      60,000
+   ====  =======================  =========  ==========  ==========  ==========  ==================
+   0     runs, Golomb-Rice        614        2,412       2,700       3,007       3,757
+   1     runs, varints, deflated  749        2,674       3,282       3,728       80
+   none  bits                     7,500      5,000       3,000       3,000       7,500
+   none  bits, deflated           991        2,543       2,743       3,005       25
+   none  entropy                  605        2,344       2,643       2,999       0
+   ====  =======================  =========  ==========  ==========  ==========  ==================
 
-3. The work is bounded: a form that would take more than :data:`MAX_RUNS` or :data:`MAX_BITS` is not tried.
+   Bits never win where it matters; that is why there is no form for them.
+3. The work is bounded: more than :data:`MAX_RUNS` runs are not written.
 4. Bytes that are read are not trusted: no number in them makes anything be allocated before it was compared
    with what it counts, and what inflates to more than :data:`MAX_INFLATED_BYTES` is refused.
 
-Form 0: varint number of runs; parameter for gaps; parameter for lengths; then for each run its gap (to the stop of
-the one before, less 1; for the first to 0) and its length less 1. A number n with parameter k is ``n >> k`` ones, a
-zero, and the low k bits. Form 1: varint number of runs, all gaps, all lengths, as varints. Bits: highest first, 1 is
-in the set, the last byte is filled up with zeros. Varints: 7 bits a byte, lowest first, highest bit set if more follow.
+A gap is the distance from the stop of the run before, less 1 (for the first run: from 0); a length is given less 1.
+Form 0: varint number of runs; varint number of runs longer than 1; three bytes, the parameters of: all gaps; before
+each longer run, how many runs of 1 there are; the lengths of the longer runs, less 1 once more. A number n with
+parameter k is ``n >> k`` zeros, a one, and the low k bits of n; the last byte is filled up with zeros. Form 1: varint
+number of runs, all gaps, all lengths, as varints. Varints: 7 bits a byte, lowest first, highest bit set if more follow.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from typing import Final
 
 from ray_reproducer.core.errors import CommitMetadataError
@@ -39,16 +44,14 @@ Run = tuple[int, int]
 
 MAX_RUNS: Final = 16_384
 """Most runs that are written; 3 kB hold about 3,000 random ones, so more only fit if they follow a pattern."""
-MAX_BITS: Final = 131_072
-"""Most offsets that are written as bits: to deflate as many takes 3 ms."""
 MAX_INFLATED_BYTES: Final = 262_144
 """Most bytes that deflated ones may become: above what MAX_RUNS runs take with numbers of 7 bytes."""
 MAX_VARINT: Final = 2**63 - 1
 """Largest number believed: Kafka's offsets are signed 64-bit."""
 _VARINT_BITS: Final = 63
 _ENOUGH_BYTES: Final = 64
-"""A result as small as this is taken without trying the forms that cost more time."""
-_RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = range(4)
+"""A result as small as this is taken without trying the other form."""
+_RICE, _DEFLATED = range(2)
 
 
 def damaged(what: str) -> CommitMetadataError:
@@ -63,26 +66,24 @@ def damaged(what: str) -> CommitMetadataError:
 # ---------------------------------------------------------------------------------------------- choose
 
 
-def encode_runs(runs: Sequence[Run], length: int, most_bytes: int) -> tuple[int, bytes] | None:
+def encode_runs(runs: Sequence[Run], most_bytes: int) -> tuple[int, bytes] | None:
     """Write runs in the form that takes the fewest bytes (rule 2).
 
     Args:
-        runs: ascending, within ``[0, length)``, neither touching nor overlapping.
-        length: how many offsets there are.
+        runs: ascending, from 0 on, neither touching nor overlapping.
         most_bytes: how many bytes the result may have.
 
     Returns:
-        The form's number and the bytes; None if no form is small enough.
+        The form's number and the bytes; None if no form is small enough, or there are too many runs.
     """
-    found = [(_RUNS, rice)] if (rice := _write_rice(runs, most_bytes)) is not None else []
-    if not found or len(found[0][1]) > _ENOUGH_BYTES:
-        if len(runs) <= MAX_RUNS:
-            found.append((_RUNS_DEFLATED, _deflate(_write_varint_runs(runs))))
-        if length <= MAX_BITS:
-            bits = _write_bits(runs, length)
-            found += [(_BITS, bits), (_BITS_DEFLATED, _deflate(bits))]
-    form, data = min(found, key=lambda candidate: len(candidate[1]), default=(_RUNS, None))
-    return (form, data) if data is not None and len(data) <= most_bytes else None
+    if len(runs) > MAX_RUNS:
+        return None
+    rice = _write_rice(runs, most_bytes)
+    if rice is not None and len(rice) <= min(_ENOUGH_BYTES, most_bytes):
+        return _RICE, rice
+    deflated = _deflate(_write_varints(runs))
+    best = (_DEFLATED, deflated) if rice is None or len(deflated) < len(rice) else (_RICE, rice)
+    return best if len(best[1]) <= most_bytes else None
 
 
 def decode_runs(form: int, data: bytes, length: int) -> tuple[Run, ...]:
@@ -91,15 +92,11 @@ def decode_runs(form: int, data: bytes, length: int) -> tuple[Run, ...]:
     Raises:
         CommitMetadataError: the bytes are not what it writes.
     """
-    readers: dict[int, Callable[[bytes, int], tuple[Run, ...]]] = {
-        _RUNS: _read_rice,
-        _RUNS_DEFLATED: lambda deflated, offsets: _read_varint_runs(_inflate(deflated), offsets),
-        _BITS: _read_bits,
-        _BITS_DEFLATED: lambda deflated, offsets: _read_bits(_inflate(deflated), offsets),
-    }
-    if form not in readers:
-        raise damaged(f"there is no form {form} of offsets")
-    return readers[form](data, length)
+    if form == _RICE:
+        return _read_rice(data, length)
+    if form == _DEFLATED:
+        return _read_varints(_inflate(data), length)
+    raise damaged(f"there is no form {form} of runs")
 
 
 # --------------------------------------------------------------------------------------------- varints
@@ -141,7 +138,7 @@ def _gaps_and_lengths(runs: Sequence[Run]) -> tuple[list[int], list[int]]:
     ]
 
 
-def _runs(gaps: Iterator[int], lengths: Iterator[int], length: int) -> tuple[Run, ...]:
+def _runs(gaps: Sequence[int], lengths: Sequence[int], length: int) -> tuple[Run, ...]:
     runs: list[Run] = []
     stop = -1
     for gap, more in zip(gaps, lengths, strict=True):
@@ -159,58 +156,75 @@ def _rice_parameter(numbers: Sequence[int]) -> tuple[int, int]:
         return 0, 0
     # The best one is next to the logarithm of the mean; below it if a few large numbers pull the mean up.
     guess = (sum(numbers) // len(numbers)).bit_length()
-    costs = [(sum(n >> k for n in numbers) + len(numbers) * (k + 1), k) for k in range(max(0, guess - 4), guess + 1)]
+    costs = [(sum([n >> k for n in numbers]) + len(numbers) * (k + 1), k) for k in range(max(0, guess - 4), guess + 1)]
     bits, parameter = min(costs)
     return parameter, bits
 
 
 def _write_rice(runs: Sequence[Run], most_bytes: int) -> bytes | None:
-    if len(runs) > most_bytes * 4:  # two bits a run at least
+    if len(runs) > most_bytes * 8:
         return None
     gaps, lengths = _gaps_and_lengths(runs)
-    gap_parameter, gap_bits = _rice_parameter(gaps)
-    length_parameter, length_bits = _rice_parameter(lengths)
-    if gap_bits + length_bits > most_bytes * 8:
+    # Most runs have length 1: only the others' lengths are written, and how many runs are between them.
+    longer = [index for index, more in enumerate(lengths) if more]
+    between = [index - before - 1 for before, index in pairwise([-1, *longer])]
+    lists = (gaps, between, [lengths[index] - 1 for index in longer])
+    parameters = [_rice_parameter(numbers) for numbers in lists]
+    if sum(bits for _, bits in parameters) > most_bytes * 8:
         return None
     written = bytearray()
     write_varint(len(runs), written)
-    written += bytes((gap_parameter, length_parameter))
-    bits = "".join(
-        [_rice(gap, gap_parameter) + _rice(more, length_parameter) for gap, more in zip(gaps, lengths, strict=True)]
-    )
-    return bytes(written) + _pack(bits)
+    write_varint(len(longer), written)
+    written += bytes(parameter for parameter, _ in parameters)
+    digits = [_rice_digits(numbers, parameter) for numbers, (parameter, _) in zip(lists, parameters, strict=True)]
+    return bytes(written) + _pack("".join(digits))
 
 
-def _rice(number: int, parameter: int) -> str:
-    ones = "1" * (number >> parameter) + "0"
-    return f"{ones}{number & ((1 << parameter) - 1):0{parameter}b}" if parameter else ones
+def _rice_digits(numbers: Sequence[int], parameter: int) -> str:
+    # The one and the low bits, as one number, with zeros in front: a single formatting for each.
+    one = 1 << parameter
+    words = {n: f"{one | n & (one - 1):0{(n >> parameter) + parameter + 1}b}" for n in set(numbers)}
+    return "".join([words[n] for n in numbers])
 
 
 def _read_rice(data: bytes, length: int) -> tuple[Run, ...]:
-    count, at = read_varint(data, 0)
-    if len(data) < at + 2 or max(data[at], data[at + 1]) > _VARINT_BITS:
+    n_runs, at = read_varint(data, 0)
+    n_longer, at = read_varint(data, at)
+    parameters, bits = data[at : at + 3], _unpack(data[at + 3 :])
+    if len(parameters) < 3 or max(parameters) > _VARINT_BITS:
         raise damaged("the parameters of its runs are missing or too large")
-    parameters = (data[at], data[at + 1])
-    bits = _unpack(data[at + 2 :])
-    if count * 2 > len(bits):
+    if n_longer > n_runs or n_runs > len(bits):
         raise damaged("it says that there are more runs than it holds")
-    numbers: list[int] = []
-    place = 0
-    for index in range(count * 2):
-        parameter = parameters[index % 2]
-        zero = bits.find("0", place)
-        following = zero + 1 + parameter
-        if zero < 0 or following > len(bits):
-            raise damaged("it ends in the middle of a run")
-        numbers.append(((zero - place) << parameter) + int(bits[zero:following], 2))
-        place = following
+    gaps, place = _read_rice_digits(bits, 0, n_runs, parameters[0])
+    between, place = _read_rice_digits(bits, place, n_longer, parameters[1])
+    longer, place = _read_rice_digits(bits, place, n_longer, parameters[2])
     if len(bits) - place >= 8 or "1" in bits[place:]:
         raise damaged("something follows its runs")
-    return _runs(iter(numbers[::2]), iter(numbers[1::2]), length)
+    lengths = [0] * n_runs
+    index = -1
+    for skipped, more in zip(between, longer, strict=True):
+        index += skipped + 1
+        if index >= n_runs:
+            raise damaged("it has lengths of more runs than there are")
+        lengths[index] = more + 1
+    return _runs(gaps, lengths, length)
 
 
-def _write_varint_runs(runs: Sequence[Run]) -> bytes:
-    # All gaps, then all lengths: deflates to a fifth less than in turns, because most lengths are 1.
+def _read_rice_digits(bits: str, place: int, count: int, parameter: int) -> tuple[list[int], int]:
+    numbers: list[int] = []
+    for _ in range(count):
+        one = bits.find("1", place)
+        following = one + 1 + parameter
+        if one < 0 or following > len(bits):
+            raise damaged("it ends in the middle of a run")
+        # The digit that is read too much, the one, adds 1 << parameter.
+        numbers.append((one - place - 1 << parameter) + int(bits[one:following], 2))
+        place = following
+    return numbers, place
+
+
+def _write_varints(runs: Sequence[Run]) -> bytes:
+    # All gaps, then all lengths: deflates to a sixth less than in turns, because most lengths are the same.
     gaps, lengths = _gaps_and_lengths(runs)
     written = bytearray()
     for number in chain((len(runs),), gaps, lengths):
@@ -218,7 +232,7 @@ def _write_varint_runs(runs: Sequence[Run]) -> bytes:
     return bytes(written)
 
 
-def _read_varint_runs(data: bytes, length: int) -> tuple[Run, ...]:
+def _read_varints(data: bytes, length: int) -> tuple[Run, ...]:
     count, at = read_varint(data, 0)
     if count * 2 > len(data) - at:
         raise damaged("it says that there are more runs than it holds")
@@ -228,18 +242,16 @@ def _read_varint_runs(data: bytes, length: int) -> tuple[Run, ...]:
         numbers.append(number)
     if at != len(data):
         raise damaged("something follows its runs")
-    return _runs(iter(numbers[:count]), iter(numbers[count:]), length)
+    return _runs(numbers[:count], numbers[count:], length)
 
 
-# ------------------------------------------------------------------------------------------------ bits
+# ----------------------------------------------------------------------------------------------- bytes
 
 
-def _pack(bits: str | bytes | bytearray) -> bytes:
+def _pack(digits: str) -> bytes:
     """Turn digits 0 and 1 into bytes, the last one filled up with zeros."""
-    if not bits:
-        return b""
-    size = (len(bits) + 7) // 8
-    return (int(bits, 2) << (size * 8 - len(bits))).to_bytes(size, "big")
+    size = (len(digits) + 7) // 8
+    return (int(digits or "0", 2) << (size * 8 - len(digits))).to_bytes(size, "big")
 
 
 def _unpack(data: bytes) -> str:
@@ -247,24 +259,8 @@ def _unpack(data: bytes) -> str:
     return bin(int.from_bytes(b"\x01" + data, "big"))[3:]
 
 
-def _write_bits(runs: Sequence[Run], length: int) -> bytes:
-    digits = bytearray(b"0") * length
-    for start, stop in runs:
-        digits[start:stop] = b"1" * (stop - start)
-    return _pack(digits)
-
-
-def _read_bits(data: bytes, length: int) -> tuple[Run, ...]:
-    if len(data) != (length + 7) // 8:
-        raise damaged(f"{length} offsets can't have {len(data)} bytes of bits")
-    digits = _unpack(data)
-    if "1" in digits[length:]:
-        raise damaged("a run ends above the last offset")
-    return tuple(found.span() for found in re.finditer("1+", digits))
-
-
 def _deflate(data: bytes) -> bytes:
-    # Level 6: level 9 takes 80 ms where a few bits are set among half a million, for 4 % less.
+    # Raw deflate: zlib's header and checksum would take 6 bytes, and the text has a checksum of its own.
     deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_FILTERED)
     return deflater.compress(data) + deflater.flush()
 
