@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,16 @@ class Progress:
     dead_letters_by_reason: Mapping[str, int] = field(default_factory=dict)
     broker_trouble: str = ""
     drained: bool = False
+
+    def after(self, earlier: Progress) -> Progress:
+        """Return these counters with those of an earlier life of the same run added; what is *now* stays."""
+        return replace(
+            self,
+            messages_read=earlier.messages_read + self.messages_read,
+            bytes_read=earlier.bytes_read + self.bytes_read,
+            results=earlier.results + self.results,
+            dead_letters=earlier.dead_letters + self.dead_letters,
+            duplicates=earlier.duplicates + self.duplicates,
+            filtered=earlier.filtered + self.filtered,
+            dead_letters_by_reason=dict(Counter(earlier.dead_letters_by_reason) + Counter(self.dead_letters_by_reason)),
+        )

@@ -1,0 +1,370 @@
+"""Runs the core's machine: brings it events, carries out its instructions, and keeps references to segments.
+
+Threads: ``run`` is the loop that alone touches the machine; a second thread waits in transactions, so that the loop
+never does; Ray calls the other methods in threads of their own, which only put events into the inbox.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+
+from ray_reproducer.actors.committed_place import partition_start
+from ray_reproducer.actors.extraction import ExtractionJob, StoredSegment, TaskAnswer
+from ray_reproducer.actors.extraction_task import extraction_task
+from ray_reproducer.actors.transactions import TransactionThread
+from ray_reproducer.core.errors import (
+    PipelineError,
+    ReproducerError,
+)
+from ray_reproducer.core.events import (
+    Announce,
+    CancelTask,
+    Commit,
+    CrashCause,
+    Delivered,
+    DrainTo,
+    Event,
+    Finish,
+    Instruction,
+    ReleaseSegments,
+    SetReading,
+    SlotsChanged,
+    StartTask,
+    StopRequested,
+    TaskBegan,
+    TaskCrashed,
+    TaskFinished,
+    Tick,
+)
+from ray_reproducer.core.intake import Delivery as IntakeDelivery
+from ray_reproducer.core.ledger import Ledger, PartitionStart
+from ray_reproducer.core.limits import MachineLimits, Moment
+from ray_reproducer.core.machine import Machine
+from ray_reproducer.core.outcome import Origin, Outcome
+from ray_reproducer.core.progress import Progress
+from ray_reproducer.core.story import Happening
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.delivery import (
+    AtLeastOnceDelivery,
+    Delivery,
+    TransactionalDelivery,
+)
+
+TICK_S: Final = 0.05
+"""How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
+FAILURES_KEPT: Final = 200
+"""Dead letters whose errors wait to be fetched for the log; what comes beyond is only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitterSettings:
+    """What the committer actor is told.
+
+    Attributes:
+        clients: settings of the Kafka clients.
+        group_id: whose offsets are committed.
+        source_topic: the topic that they are of.
+        results_topic: where metadata goes.
+        dead_letters_topic: where failures go.
+        exactly_once: with transactions, or without.
+        starts: partition -> where to begin if nothing is committed.
+        origin: what all dead letters have in common.
+        limits: what the machine keeps to.
+        task_cpus: processor cores that a task reserves.
+        collect_outcomes: whether every outcome is kept until it is fetched.
+    """
+
+    clients: ClientConfigs
+    group_id: str
+    source_topic: str
+    results_topic: str
+    dead_letters_topic: str
+    exactly_once: bool
+    starts: Mapping[int, int]
+    origin: Origin
+    limits: MachineLimits
+    task_cpus: float
+    collect_outcomes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the driver fetches a few times a second.
+
+    Attributes:
+        progress: counters of this moment.
+        outcomes: those committed since the last time, if they are collected; else the dead letters among them.
+        messages: things that are worth a line in the log.
+        finished: everything is done, ``run`` is about to return.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    outcomes: tuple[Outcome, ...] = ()
+    messages: tuple[str, ...] = ()
+    finished: bool = False
+
+
+class CommitterActor:
+    """The actor."""
+
+    def __init__(self, settings: CommitterSettings, job: ExtractionJob) -> None:
+        """Connect to nothing yet; ``start`` does."""
+        self._settings = settings
+        self._job_ref = ray.put(job)
+        self._job_key = job.key
+        self._inbox: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
+        self._segments: dict[int, ray.ObjectRef[StoredSegment]] = {}
+        self._tasks: dict[int, ray.ObjectRef[TaskAnswer]] = {}
+        self._task = extraction_task(settings.task_cpus)
+        self._lock = threading.Lock()
+        self._outcomes: deque[Outcome] = deque(maxlen=None if settings.collect_outcomes else FAILURES_KEPT)
+        self._messages: deque[str] = deque(maxlen=FAILURES_KEPT)
+        self._troubles: dict[str, str] = {}
+        self._high_watermarks: dict[int, int] = {}
+        self._finished = False
+        self._progress = Progress()
+        self._delivery = self._make_delivery()
+        self._transactions = TransactionThread(
+            self._delivery, settings.results_topic, settings.dead_letters_topic, self._inbox.put
+        )
+
+    # ------------------------------------------------------------ called once, in this order
+
+    def start(self) -> dict[int, PartitionStart]:
+        """Take over the group: abort what a predecessor left open, and read what is committed.
+
+        Returns:
+            partition -> where its consumer begins, and what is done above that.
+
+        Raises:
+            FencedError: another instance has taken over meanwhile.
+            BrokerError: the broker refuses us; or the topic is another one than the group knew.
+            CommitMetadataError: what is committed beside an offset can't be read.
+        """
+        committed = self._delivery.start()
+        settings, topic_id = self._settings, self._settings.origin.topic_id
+        starts: dict[int, PartitionStart] = {}
+        for partition, fallback in settings.starts.items():
+            where = f"group {settings.group_id}, {settings.source_topic} [{partition}]"
+            starts[partition] = partition_start(committed.get(partition), fallback, topic_id, where)
+        self._ledger = Ledger(topic_id, starts)
+        self._machine = Machine(self._ledger, settings.origin, settings.limits, _now())
+        return starts
+
+    def run(self, consumers: Sequence[Any]) -> None:
+        """Carry out what the machine says until it says that all is done.
+
+        Args:
+            consumers: handles of the consumer actors.
+
+        Raises:
+            ReproducerError: something can't go on (fenced, refused by the broker, extractor can't be loaded).
+        """
+        self._consumers = consumers
+        self._transactions.start()
+        try:
+            while not self._finished:
+                for event in self._next_events():
+                    if isinstance(event, (TaskFinished, TaskCrashed)):
+                        del self._tasks[event.task]
+                    for instruction in self._machine.handle(event, _now()):
+                        self._carry_out(instruction)
+                self._note_progress()
+        finally:
+            self._transactions.close()
+
+    # ------------------------------------------------------------ called by others while it runs
+
+    @ray.method(concurrency_group="inbox")
+    def receive(
+        self,
+        delivery: IntakeDelivery,
+        references: dict[int, ray.ObjectRef[StoredSegment]],
+        high_watermarks: Mapping[int, int],
+    ) -> None:
+        """Take a consumer's delivery, with references to the segments that it speaks of."""
+        self._segments.update(references)
+        self._high_watermarks.update(high_watermarks)
+        self._inbox.put(Delivered(delivery))
+
+    @ray.method(concurrency_group="control")
+    def task_began(self, task: int) -> None:
+        """Take note that a worker has begun with a task."""
+        self._inbox.put(TaskBegan(task))
+
+    @ray.method(concurrency_group="control")
+    def set_slots(self, slots: int) -> None:
+        """Take note of how many tasks the cluster can run at a time."""
+        self._inbox.put(SlotsChanged(slots))
+
+    @ray.method(concurrency_group="control")
+    def drain_to(self, ends: Mapping[int, int]) -> None:
+        """End when all below these offsets is done."""
+        self._inbox.put(DrainTo(ends))
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        """Finish what workers have, commit, and end."""
+        self._inbox.put(StopRequested())
+
+    @ray.method(concurrency_group="control")
+    def trouble(self, who: str, text: str) -> None:
+        """Take note that a client has trouble with the broker, or ("") has it no more."""
+        self._note_trouble(who, text)
+
+    @ray.method(concurrency_group="control")
+    def announce_loss(self, text: str) -> None:
+        """Pass on that data is lost."""
+        with self._lock:
+            self._messages.append(text)
+
+    @ray.method(concurrency_group="control")
+    def news(self) -> News:
+        """Return what has happened since the last call."""
+        with self._lock:
+            outcomes, messages = tuple(self._outcomes), tuple(self._messages)
+            self._outcomes.clear()
+            self._messages.clear()
+            return News(self._progress, outcomes, messages, self._finished)
+
+    @ray.method(concurrency_group="control")
+    def story(self, path: str) -> list[Happening]:
+        """Return what happened lately to a file, oldest first."""
+        return self._machine.story.of_path(path)
+
+    # ------------------------------------------------------------ events
+
+    def _next_events(self) -> list[Event]:
+        try:
+            events = [self._inbox.get(timeout=TICK_S)]
+        except queue.Empty:
+            return [Tick()]
+        while not self._inbox.empty():
+            events.append(self._inbox.get())
+        checked: list[Event] = []
+        for event in events:
+            if isinstance(event, Exception):
+                raise event
+            checked.append(event)
+        return checked
+
+    def _task_ended(self, task: int, future: Any) -> None:
+        """Called by Ray, in a thread of its own, when a task has come back or is lost."""
+        error = future.exception()
+        if error is None:
+            answer: TaskAnswer = future.result()
+            self._inbox.put(TaskFinished(task, answer.answers, answer.seconds))
+            return
+        cause = _crash_cause(error)
+        if cause is not None:
+            self._inbox.put(TaskCrashed(task, cause, str(error).strip().split("\n")[0]))
+        else:
+            self._inbox.put(_fatal(error))
+
+    def _make_delivery(self) -> Delivery:
+        settings = self._settings
+        common = (settings.clients, settings.group_id, settings.source_topic, tuple(settings.starts))
+        if settings.exactly_once:
+            identity = f"ray_reproducer.{settings.group_id}"
+            return TransactionalDelivery(*common, identity, lambda text: self._note_trouble("committer", text))
+        return AtLeastOnceDelivery(*common, lambda text: self._note_trouble("committer", text))
+
+    def _note_trouble(self, who: str, text: str) -> None:
+        with self._lock:
+            if text:
+                self._troubles[who] = text
+            else:
+                self._troubles.pop(who, None)
+
+    def _note_progress(self) -> None:
+        highs = self._high_watermarks
+        lag = None
+        if highs:
+            ledgers = self._ledger.partitions
+            lag = sum(max(0, high - ledgers[p].delivered_to) for p, high in list(highs.items()))
+        with self._lock:
+            trouble = next(iter(self._troubles.values()), "")
+            self._progress = self._machine.progress(lag, trouble)
+
+    # ------------------------------------------------------------ instructions
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        if isinstance(instruction, StartTask):
+            self._start_task(instruction)
+        elif isinstance(instruction, ReleaseSegments):
+            for segment in instruction.segments:
+                del self._segments[segment]
+        elif isinstance(instruction, Commit):
+            self._transactions.submit(instruction)
+        elif isinstance(instruction, Announce):
+            self._announce(instruction.outcomes)
+        elif isinstance(instruction, CancelTask):
+            ray.cancel(self._tasks[instruction.task], force=True)
+        elif isinstance(instruction, SetReading):
+            for consumer in self._consumers:
+                consumer.set_reading.remote(instruction.reading)
+        elif isinstance(instruction, Finish):
+            self._finished = True
+
+    def _start_task(self, start: StartTask) -> None:
+        numbers = sorted({part.segment for file in start.files for part in file.slices})
+        references = [self._segments[number] for number in numbers]
+        committer = None
+        if self._settings.limits.pool.timeout_s is not None:
+            committer = ray.get_runtime_context().current_actor
+        # The segments are arguments of their own: Ray then runs the task where most of them are, and fetches the rest.
+        reference = self._task.remote(
+            [self._job_ref], self._job_key, start.task, start.files, numbers, committer, *references
+        )
+        self._tasks[start.task] = reference
+        task = start.task
+        reference.future().add_done_callback(lambda future: self._task_ended(task, future))
+
+    def _announce(self, outcomes: Sequence[Outcome]) -> None:
+        with self._lock:
+            if self._settings.collect_outcomes:
+                self._outcomes.extend(outcomes)
+            else:
+                self._outcomes.extend(outcome for outcome in outcomes if outcome.kind == "dead_letter")
+
+
+def _now() -> Moment:
+    return Moment(time.monotonic(), time.time())
+
+
+def _crash_cause(error: BaseException) -> CrashCause | None:
+    """Tell the loss of a worker from the loss of what the program itself needs."""
+    if isinstance(error, OutOfMemoryError):
+        return "out_of_memory"
+    if isinstance(error, NodeDiedError):
+        return "node_died"
+    # A worker that a forced cancel ended is told by the machine from one that ended itself.
+    if isinstance(error, (WorkerCrashedError, TaskCancelledError)):
+        return "worker_crashed"
+    return None
+
+
+def _fatal(error: BaseException) -> Exception:
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, ReproducerError):
+            return cause
+    if isinstance(error, ObjectLostError):
+        return PipelineError(f"data that was read is lost with its owner: {error}")
+    return PipelineError(f"an extraction task can't run: {type(error).__name__}: {error}")

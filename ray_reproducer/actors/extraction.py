@@ -1,0 +1,216 @@
+"""What runs in a worker: check the file, call the user's function, answer with JSON or with the reason why not.
+
+Rules:
+
+1. Whatever the user's function raises is an answer about its own file, never an error of the task. What is left are
+   the ends of the process itself, which the committer sees as a crash.
+2. A file's bytes are hashed once. Only if that hash is wrong are the chunks' own hashes looked at, to name the bad one.
+3. Nothing is copied: a file is a row of views into shared memory. Repeated chunks are passed over, first come first
+   served.
+4. The extractor is unpickled once in each worker process, not once a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+
+from ray_reproducer.core.errors import ExtractorError
+from ray_reproducer.core.events import FileWork
+from ray_reproducer.core.outcome import Failure, encode_metadata
+from ray_reproducer.core.segment import Entry
+from ray_reproducer.data_file import DataFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+_LOG = logging.getLogger("ray_reproducer.extraction")
+
+_extractors: dict[str, Callable[[DataFile], Any]] = {}
+"""Extractors of this worker process, by the key of their job."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionJob:
+    """What all tasks of a run have in common.
+
+    Attributes:
+        key: tells this job from others that the same worker process may have had.
+        extractor: pickle of the callable.
+        sys_path: put first on the module search path before the extractor is unpickled.
+        output_dir: where files are written, if they are.
+        datafile_mode: whether they are.
+        max_result_bytes: the largest result that the topic takes.
+    """
+
+    key: str
+    extractor: bytes
+    sys_path: tuple[str, ...]
+    output_dir: str
+    datafile_mode: Literal["memory", "disk", "both"]
+    max_result_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSegment:
+    """A segment in the object store: its table, and its data as buffers that are read without a copy."""
+
+    entries: Sequence[Entry]
+    buffers: Sequence[pa.Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswer:
+    """What a task returns: one answer a file, in their order, and how long the worker was busy (seconds)."""
+
+    answers: tuple[bytes | Failure, ...]
+    seconds: float
+
+
+def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, StoredSegment]) -> TaskAnswer:
+    """Run the extractor on some files, one after the other.
+
+    Args:
+        job: what all tasks have in common.
+        files: which files, and where their chunks are.
+        segments: the segments that hold them, by id.
+
+    Raises:
+        ExtractorError: the extractor can't be loaded in this worker.
+        OutputDirectoryError: a file can't be written.
+    """
+    extractor = _load(job)
+    began = time.perf_counter()
+    answers = tuple(_answer(extractor, job, file, segments) for file in files)
+    return TaskAnswer(answers, time.perf_counter() - began)
+
+
+def load_job(job_ref: ray.ObjectRef[ExtractionJob], key: str) -> ExtractionJob:
+    """Fetch a job from the object store, once in each worker process."""
+    job = _jobs.get(key)
+    if job is None:
+        job = _jobs[key] = ray.get(job_ref)
+    return job
+
+
+_jobs: dict[str, ExtractionJob] = {}
+
+
+def _load(job: ExtractionJob) -> Callable[[DataFile], Any]:
+    extractor = _extractors.get(job.key)
+    if extractor is None:
+        for directory in reversed(job.sys_path):
+            if directory not in sys.path:
+                sys.path.insert(0, directory)
+        try:
+            extractor = pickle.loads(job.extractor)  # noqa: S301 - made by the driver of this very run
+        # Unpickling runs the imports of the user's modules, which may fail in any way.
+        except Exception as error:  # noqa: BLE001
+            raise ExtractorError(
+                f"a worker can't load the extractor: {type(error).__name__}: {error}",
+                hint="Its module must be importable on every node: install it there, or submit the job with its "
+                "directory as working directory.",
+            ) from None
+        _extractors[job.key] = extractor
+    return extractor
+
+
+def _answer(
+    extractor: Callable[[DataFile], Any], job: ExtractionJob, file: FileWork, segments: dict[int, StoredSegment]
+) -> bytes | Failure:
+    pieces = _pieces(file, segments)
+    if isinstance(pieces, Failure):
+        return pieces
+    datafile = DataFile(file.version, pieces, root=Path(job.output_dir), mode=job.datafile_mode, logger=_LOG)
+    if job.datafile_mode != "memory":
+        datafile.write()
+    try:
+        returned = extractor(datafile)
+    # Rule 1: SystemExit, too, is the user's; KeyboardInterrupt would be Ray's way to cancel a task.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        return Failure("extractor_raised", _one_line(error), _user_traceback(error))
+    finally:
+        datafile.close()
+    return encode_metadata(returned, job.max_result_bytes)
+
+
+def _pieces(file: FileWork, segments: dict[int, StoredSegment]) -> list[memoryview] | Failure:
+    """Find the file's bytes, in order, and check them."""
+    chunks: dict[int, tuple[Entry, StoredSegment]] = {}
+    for part in file.slices:
+        segment = segments[part.segment]
+        for entry in segment.entries[part.first : part.first + part.n_entries]:
+            chunks.setdefault(entry.chunk, (entry, segment))
+    in_order = sorted(chunks.values(), key=lambda chunk: chunk[0].write_offset)
+    pieces: list[memoryview] = []
+    expected = 0
+    before: pa.Buffer | None = None
+    end = 0
+    for entry, segment in in_order:
+        if entry.write_offset != expected:
+            return _inconsistent(entry, expected)
+        expected += entry.size
+        start, buffer = entry.start, segment.buffers[entry.buffer]
+        if buffer is before and start == end:
+            # It follows the one before in the same buffer: one view for both.
+            start -= len(pieces.pop())
+        before, end = buffer, entry.start + entry.size
+        pieces.append(memoryview(buffer)[start:end])
+    return _checked(file, pieces, in_order)
+
+
+def _inconsistent(entry: Entry, expected: int) -> Failure:
+    where = "overlaps the one before it" if entry.write_offset < expected else "leaves a hole before it"
+    return Failure(
+        "inconsistent_chunks",
+        f"chunk {entry.chunk} begins at byte {entry.write_offset}, but {expected} was expected: it {where}",
+        attempts=0,
+    )
+
+
+def _checked(
+    file: FileWork, pieces: list[memoryview], chunks: Sequence[tuple[Entry, StoredSegment]]
+) -> list[memoryview] | Failure:
+    digest = hashlib.sha512()
+    for piece in pieces:
+        digest.update(piece)
+    if digest.digest() == file.version.file_hash:
+        return pieces
+    bad = [
+        str(entry.chunk)
+        for entry, segment in chunks
+        if hashlib.sha512(memoryview(segment.buffers[entry.buffer])[entry.start : entry.start + entry.size]).digest()
+        != entry.chunk_hash
+    ]
+    if bad:
+        named = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+        which = f"of its {len(chunks)} chunks, these do not match their own hash: {named}"
+    else:
+        which = f"each of its {len(chunks)} chunks matches its own hash, so the hash of the file is wrong"
+    return Failure("hash_mismatch", f"the content does not match the file's SHA-512; {which}", attempts=0)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _user_traceback(error: BaseException) -> str:
+    """Format the traceback from the first frame that is the user's."""
+    frames = error.__traceback__
+    here = __file__
+    while frames is not None and frames.tb_frame.f_code.co_filename == here:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))

@@ -1,0 +1,200 @@
+"""The actors of one life of the program: made together, from what Kafka has committed, and ended together."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayTaskError
+
+from ray_reproducer.actors import ray_cluster
+from ray_reproducer.actors.committer import CommitterActor, CommitterSettings, News
+from ray_reproducer.actors.consumer import ConsumerActor, ConsumerSettings
+from ray_reproducer.actors.extraction import ExtractionJob
+from ray_reproducer.actors.settings import PipelineSettings
+from ray_reproducer.core.batching import BatchLimits
+from ray_reproducer.core.errors import ReproducerError
+from ray_reproducer.core.ledger import PartitionStart
+from ray_reproducer.core.limits import MachineLimits, PoolLimits
+from ray_reproducer.core.outcome import Origin
+from ray_reproducer.kafka import admin
+
+BROKER_TIMEOUT_S: Final = 20.0
+"""How long the broker may take to answer at the start: a wrong address is to be told within half a minute."""
+ANSWER_TIMEOUT_S: Final = 60.0
+"""How long an actor may take to answer: Ray starts it first, on a machine that may be busy."""
+STOP_TIMEOUT_S: Final = 5.0
+"""How long consumers may take to close their connections before they are ended by force."""
+MESSAGE_OVERHEAD_BYTES: Final = 2_048
+"""Room in a message for key, headers and framing, beside the value."""
+DEFAULT_MESSAGE_MAX_BYTES: Final = 1_000_000
+"""librdkafka's default of ``message.max.bytes``."""
+_GROUPS: Final = {"inbox": 1, "control": 2}
+"""Threads beside the loop: deliveries, in their order; and everything else."""
+
+
+class Fleet:
+    """One committer, some consumers, and what the driver does with them."""
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        """Make nothing yet; ``start`` does."""
+        self._settings = settings
+        self._committer: Any = None
+        self._consumers: list[Any] = []
+        self._loops: list[ray.ObjectRef[None]] = []
+
+    def start(self) -> None:
+        """Look at the topics, make the actors, and let them go.
+
+        Raises:
+            ReproducerError: the broker or a topic can't be used, or the group's place can't be read.
+        """
+        settings = self._settings
+        topic = self._look_at_topics()
+        limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
+        begin = {p: low if settings.start == "earliest" else high for p, (low, high) in limits.items()}
+        committer = ray.remote(CommitterActor).options(num_cpus=0, max_restarts=0, concurrency_groups=_GROUPS)
+        self._committer = committer.remote(self._committer_settings(topic, begin), self._job())
+        starts: Mapping[int, PartitionStart] = _result(self._committer.start.remote())
+        slots = ray_cluster.slots(settings.extraction.num_cpus)
+        for number, share in enumerate(self._shares(starts), start=1):
+            self._consumers.append(self._consumer(number, share))
+        self._loops = [
+            self._committer.run.remote(self._consumers),
+            *(consumer.run.remote() for consumer in self._consumers),
+        ]
+        self.set_slots(slots)
+
+    def drain(self) -> None:
+        """Let the run end when all that is on the topic now has its outcome."""
+        settings = self._settings
+        topic = admin.describe_topic(settings.clients, settings.source_topic, BROKER_TIMEOUT_S)
+        limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
+        self._tell("drain_to", {p: high for p, (_, high) in limits.items()})
+
+    def stop(self) -> None:
+        """Let the run end as soon as what is in flight is committed."""
+        self._tell("stop")
+
+    def set_slots(self, slots: int) -> None:
+        """Tell how many tasks the cluster can run at a time."""
+        self._tell("set_slots", slots)
+
+    def news(self) -> News:
+        """Return what has happened since the last call.
+
+        Raises:
+            ReproducerError: an actor ended with it.
+            RayActorError: an actor is lost.
+        """
+        ended, _ = ray.wait(self._loops, num_returns=len(self._loops), timeout=0, fetch_local=False)
+        for loop in ended:
+            _result(loop)
+        news: News = _result(self._committer.news.remote())
+        if news.finished:
+            _result(self._loops[0])
+        return news
+
+    def end(self) -> None:
+        """End all actors; what they have not committed is as if it had not been."""
+        closing = [consumer.stop.remote() for consumer in self._consumers]
+        if closing:
+            ray.wait(self._loops[1:], num_returns=len(self._loops) - 1, timeout=STOP_TIMEOUT_S, fetch_local=False)
+        for actor in (*self._consumers, self._committer):
+            if actor is not None:
+                ray.kill(actor)
+        self._consumers, self._committer, self._loops = [], None, []
+
+    def _tell(self, method: str, *arguments: object) -> None:
+        _result(getattr(self._committer, method).remote(*arguments))
+
+    def _look_at_topics(self) -> admin.TopicDescription:
+        settings, clients = self._settings, self._settings.clients
+        if settings.upload is not None and settings.create_topics:
+            admin.ensure_topic(clients, settings.source_topic, None, BROKER_TIMEOUT_S)
+        topic = admin.describe_topic(clients, settings.source_topic, BROKER_TIMEOUT_S)
+        for name in (settings.results_topic, settings.dead_letters_topic):
+            if settings.create_topics:
+                admin.ensure_topic(clients, name, len(topic.partitions), BROKER_TIMEOUT_S)
+            else:
+                admin.describe_topic(clients, name, BROKER_TIMEOUT_S)
+        if not settings.embedded:
+            admin.refuse_group_with_members(clients, settings.group_id, BROKER_TIMEOUT_S)
+        return topic
+
+    def _shares(self, starts: Mapping[int, PartitionStart]) -> list[dict[int, PartitionStart]]:
+        """Deal the partitions out to the consumers."""
+        wanted = self._settings.consumers or max(1, int(ray_cluster.cpus()) // 2)
+        count = min(wanted, len(starts))
+        shares: list[dict[int, PartitionStart]] = [{} for _ in range(count)]
+        for place, partition in enumerate(sorted(starts)):
+            shares[place % count][partition] = starts[partition]
+        return shares
+
+    def _consumer(self, number: int, share: Mapping[int, PartitionStart]) -> Any:
+        settings = self._settings
+        told = ConsumerSettings(
+            number=number,
+            clients=settings.clients,
+            group_id=settings.group_id,
+            topic=settings.source_topic,
+            filepath_regex=settings.filepath_regex,
+        )
+        consumer = ray.remote(ConsumerActor).options(
+            num_cpus=0, max_restarts=0, concurrency_groups=_GROUPS, scheduling_strategy="SPREAD"
+        )
+        return consumer.remote(told, share, self._committer)
+
+    def _committer_settings(self, topic: admin.TopicDescription, begin: Mapping[int, int]) -> CommitterSettings:
+        settings, extraction = self._settings, self._settings.extraction
+        return CommitterSettings(
+            clients=settings.clients,
+            group_id=settings.group_id,
+            source_topic=settings.source_topic,
+            results_topic=settings.results_topic,
+            dead_letters_topic=settings.dead_letters_topic,
+            exactly_once=settings.delivery == "exactly_once",
+            starts=begin,
+            origin=Origin(
+                settings.source_topic,
+                topic.topic_id,
+                settings.extractor_name,
+                f"ray_reproducer {version('ray_reproducer')}",
+            ),
+            limits=MachineLimits(
+                commit_interval_s=settings.commit_interval_s,
+                pool=PoolLimits(
+                    max_crashes=extraction.max_crashes,
+                    timeout_s=extraction.timeout_s,
+                    batch=BatchLimits(target_s=extraction.batch_seconds, max_files=extraction.max_batch_files),
+                ),
+            ),
+            task_cpus=extraction.num_cpus,
+            collect_outcomes=settings.collect_outcomes,
+        )
+
+    def _job(self) -> ExtractionJob:
+        settings = self._settings
+        maximum = int(settings.clients.for_producer().get("message.max.bytes", DEFAULT_MESSAGE_MAX_BYTES))
+        return ExtractionJob(
+            key=uuid.uuid4().hex,
+            extractor=settings.extractor,
+            sys_path=settings.sys_path,
+            output_dir=settings.output_dir,
+            datafile_mode=settings.datafile_mode,
+            max_result_bytes=maximum - MESSAGE_OVERHEAD_BYTES,
+        )
+
+
+def _result(reference: Any) -> Any:
+    """Get an actor's answer; errors of ours come out as themselves, without Ray's wrapping."""
+    try:
+        return ray.get(reference, timeout=ANSWER_TIMEOUT_S)
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, ReproducerError):
+            raise cause from None
+        raise

@@ -1,0 +1,75 @@
+"""Attaches the process to Ray: one of its own, or a cluster that runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Final
+
+import ray
+
+from ray_reproducer.actors.settings import RaySettings
+from ray_reproducer.core.errors import PipelineError
+
+_LOCAL_ENVIRONMENT: Final = {
+    # A Ray of our own listens on this machine only, and nobody else is to talk to it.
+    "RAY_AUTH_MODE": "disabled",
+    # A task that was ended for its memory is run again by our own rules, not by Ray's (which would do it for ever).
+    "RAY_task_oom_retries": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def connect(settings: RaySettings) -> None:
+    """Start or join Ray; does nothing if this process has it already.
+
+    Args:
+        settings: which Ray.
+
+    Raises:
+        PipelineError: Ray can't be started, or the cluster can't be reached.
+    """
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {
+        # What user code prints stays in the workers' logs: stdout belongs to the results.
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "namespace": "ray_reproducer",
+    }
+    if settings.runtime_env:
+        options["runtime_env"] = dict(settings.runtime_env)
+    if settings.mode == "local":
+        for name, value in _LOCAL_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        options.update(
+            address="local",
+            include_dashboard=False,
+            num_cpus=settings.num_cpus,
+            object_store_memory=settings.object_store_memory_bytes,
+        )
+    else:
+        options["address"] = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
+    try:
+        ray.init(**options)
+    # Ray has no exception of its own for this: ConnectionError, RuntimeError, ValueError and others occur.
+    except Exception as error:
+        where = "a local Ray" if settings.mode == "local" else f"the Ray cluster at {options['address']}"
+        raise PipelineError(
+            f"{where} can't be used: {type(error).__name__}: {error}",
+            hint="Is it running (`ray status`)? Set ray.address=HOST:PORT, or ray=local to use this machine only."
+            if settings.mode == "cluster"
+            else "Is there enough memory and room in /tmp and /dev/shm?",
+        ) from error
+
+
+def cpus() -> float:
+    """Return how many processor cores the cluster has."""
+    resources: dict[str, float] = ray.cluster_resources()
+    return resources.get("CPU", 0.0)
+
+
+def slots(num_cpus: float) -> int:
+    """Return how many tasks that reserve ``num_cpus`` cores the cluster can run at a time."""
+    return int(cpus() / num_cpus + 1e-9)
