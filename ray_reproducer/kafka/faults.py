@@ -33,6 +33,7 @@ _FORBIDDEN: Final = frozenset(
 _TOO_LARGE: Final = frozenset(
     (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 )
+_AUTHENTICATION: Final = frozenset((KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED))
 _VAGUE: Final = frozenset((KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN))
 _TIMING: Final = re.compile(r" \(after \d+ms.*\)$")
 _UNSUPPORTED: Final = frozenset((KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE))
@@ -99,6 +100,11 @@ def is_unsupported(error: KafkaError) -> bool:
 def is_connection(error: KafkaError) -> bool:
     """Whether the error is about reaching a broker."""
     return error.code() in _CONNECTION
+
+
+def is_authentication(error: KafkaError) -> bool:
+    """Whether the broker does not accept who we say we are; waiting does not help."""
+    return error.code() in _AUTHENTICATION
 
 
 def same_call_again(error: KafkaError) -> bool:
