@@ -14,8 +14,9 @@ from ray_reproducer.command_help import main_help, no_extractor
 from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments
 from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig
 from ray_reproducer.core.errors import ExtractorError
+from ray_reproducer.error_report import print_error
 from ray_reproducer.extractor_loading import load, put_working_directory_first, runtime_env_with_code
-from ray_reproducer.hydra_command import Command, print_error, run_command
+from ray_reproducer.hydra_command import Command, run_command
 from ray_reproducer.launch import launch, was_stopped
 
 
@@ -38,6 +39,8 @@ def run_job(config: DictConfig) -> int:
     if was_stopped():
         print_error(f"{_job_label()} is not started, because the program was asked to stop.")
         return 0
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.stderr.write(f"\n{_job_label()}\n")
     if not config.extractor:
         raise ExtractorError(no_extractor())
     plain = checked(config, AppConfig)
@@ -46,8 +49,6 @@ def run_job(config: DictConfig) -> int:
     extractor = load(plain["extractor"], name, run_arguments(plain, name))
     settings = pipeline_settings(plain, extractor)
     env = runtime_env_with_code(plain["ray"]["runtime_env"], extractor.module_file)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        sys.stderr.write(f"\n{_job_label()}\n")
     return launch(settings, ray_settings(plain, env))
 
 

@@ -5,7 +5,7 @@ Rules:
 1. The configuration is ours in ``conf/``, and the user's ``./conf`` before it, if that is there.
 2. Nothing is written into the working directory, and no secret anywhere.
 3. An error that a user can cause is one message and a hint on stderr, without a traceback unless
-   ``HYDRA_FULL_ERROR=1`` asks for it. Any other error is a defect of this program, and says so.
+   ``HYDRAFULL_ERROR=1`` asks for it. Any other error is a defect of this program, and says so.
 4. In a multirun each job runs, whatever becomes of the others; the exit code is the worst one.
 """
 
@@ -16,7 +16,6 @@ import functools
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,13 +32,11 @@ from omegaconf import DictConfig, Node, OmegaConf
 from ray_reproducer import config_schema
 from ray_reproducer.config_checks import is_secret_key, refuse_secrets_in_config, refuse_secrets_in_overrides
 from ray_reproducer.core.errors import ConfigurationError, ReproducerError
+from ray_reproducer.error_report import FULL_ERROR, guarded, print_error
 from ray_reproducer.hydra_errors import explain
 
 CONF_DIRECTORY: Final = Path(__file__).parent / "conf"
 """Where the shipped configuration is."""
-INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C where there is nothing to finish: what a shell gives to a program that SIGINT ended."""
-_FULL_ERROR: Final = "HYDRA_FULL_ERROR"
 _BADNESS: Final = (0, 3, 4, 2, 1)
 """Exit codes from good to bad, to choose the one of a multirun; others are worse."""
 
@@ -65,54 +62,23 @@ def run_command(command: Command, arguments: Sequence[str]) -> int:
     """Run a command line and return the exit code of the process; errors are on stderr by then."""
     codes: list[int] = []
 
+    def words(error: BaseException) -> ReproducerError | None:
+        return explain(error, command.schema)
+
     def job(config: DictConfig) -> None:
-        with _environment(_FULL_ERROR, wanted):
-            codes.append(guarded(lambda: command.job(config), command.schema))
+        with _environment(FULL_ERROR, wanted):
+            codes.append(guarded(lambda: command.job(config), words))
 
     def run() -> int:
         refuse_secrets_in_overrides(arguments)
         _prepare_hydra(command, arguments)
         main = hydra.main(config_path=str(CONF_DIRECTORY), config_name=command.config_name, version_base="1.3")
-        with _arguments(arguments), _environment(_FULL_ERROR, "1"):  # Hydra raises instead of printing and exiting
+        with _arguments(arguments), _environment(FULL_ERROR, "1"):  # Hydra raises instead of printing and exiting
             main(job)()
         return max(codes, key=_badness, default=0)
 
-    wanted = os.environ.get(_FULL_ERROR)
-    return guarded(run, command.schema)
-
-
-def guarded(work: Callable[[], int], schema: type) -> int:
-    """Do the work; turn any error into a message on stderr and an exit code."""
-    try:
-        return work()
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except KeyboardInterrupt:
-        print_error("Stopped.")
-        return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the outermost place: everything ends as a message and an exit code
-        return report(error, schema)
-
-
-def report(error: BaseException, schema: type) -> int:
-    """Print what went wrong and what to do about it, and return the exit code that belongs to it."""
-    known = explain(error, schema)
-    if known is None:
-        traceback.print_exception(type(error), error, error.__traceback__)
-        print_error(
-            f"{type(error).__name__}: {error}", "This is a defect of ray_reproducer; please report the lines above."
-        )
-        return 1
-    if os.environ.get(_FULL_ERROR) == "1":
-        traceback.print_exception(type(error), error, error.__traceback__)
-    print_error(known.message, known.hint)
-    return known.exit_code
-
-
-def print_error(message: str, hint: str = "") -> None:
-    """Print a message for the person at the terminal."""
-    sys.stderr.write(f"ray_reproducer: {message}\n{hint}\n" if hint else f"ray_reproducer: {message}\n")
-    sys.stderr.flush()
+    wanted = os.environ.get(FULL_ERROR)
+    return guarded(run, words)
 
 
 def user_conf_directory() -> Path | None:

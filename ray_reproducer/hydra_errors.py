@@ -6,7 +6,6 @@ Their errors end in ``ConfigurationError``, so that the command line shows one m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -20,6 +19,7 @@ from omegaconf.errors import (
 
 from ray_reproducer.config_checks import closest, first_line, interpolation_error, unknown_key_error
 from ray_reproducer.core.errors import ConfigurationError, ReproducerError
+from ray_reproducer.error_report import causes, ours
 
 _NOT_OVERRIDDEN: Final = re.compile(r"Could not override '(?P<key>[^']+)'")
 _FULL_KEY: Final = re.compile(r"full_key: (?P<key>\S+)")
@@ -34,10 +34,10 @@ def explain(error: BaseException, schema: type) -> ReproducerError | None:
         error: what reached the command line.
         schema: the dataclass with the command's keys.
     """
-    for cause in _chain(error):
-        if isinstance(cause, ReproducerError):
-            return cause
-    for cause in _chain(error):
+    known = ours(error)
+    if known is not None:
+        return known
+    for cause in causes(error):
         if isinstance(cause, InterpolationResolutionError):
             return interpolation_error(cause)
     if _is_yaml_error(error):
@@ -49,12 +49,6 @@ def explain(error: BaseException, schema: type) -> ReproducerError | None:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _composition(error, schema)
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _is_yaml_error(error: BaseException) -> bool:
@@ -87,7 +81,7 @@ def _no_option(error: MissingConfigException) -> ConfigurationError:
 
 
 def _composition(error: BaseException, schema: type) -> ConfigurationError:
-    text = "\n".join(str(cause) for cause in _chain(error))
+    text = "\n".join(str(cause) for cause in causes(error))
     group = _ALREADY_THERE.search(text)
     if group:
         return ConfigurationError(
@@ -105,14 +99,14 @@ def _composition(error: BaseException, schema: type) -> ConfigurationError:
 
 
 def _is_unknown_key(error: BaseException) -> bool:
-    return any(isinstance(cause, (ConfigKeyError, ConfigAttributeError)) for cause in _chain(error)) or bool(
+    return any(isinstance(cause, (ConfigKeyError, ConfigAttributeError)) for cause in causes(error)) or bool(
         re.search(r"Key '[^']*' (is )?not in", str(error))
     )
 
 
 def _wrong_value(error: BaseException, text: str) -> ConfigurationError:
     full_key = _FULL_KEY.search(text)
-    for cause in _chain(error):
+    for cause in causes(error):
         if isinstance(cause, ValidationError):
             key = cause.full_key or (full_key["key"] if full_key else "")
             return ConfigurationError(f"{key}: {first_line(cause)}.".removeprefix(": "))

@@ -52,13 +52,20 @@ class _Stopped:
 _stopped = _Stopped()
 
 
-def launch(settings: PipelineSettings, ray_settings: RaySettings, *, line_interval_s: float = LINE_INTERVAL_S) -> int:
+def launch(
+    settings: PipelineSettings,
+    ray_settings: RaySettings,
+    *,
+    line_interval_s: float = LINE_INTERVAL_S,
+    log_level: int = logging.WARNING,
+) -> int:
     """Run the pipeline until it is drained or stopped, and return the exit code.
 
     Args:
         settings: what to do.
         ray_settings: which Ray to use; a Ray that this process is connected to already is used again.
         line_interval_s: seconds between two lines of progress where stderr is no terminal.
+        log_level: log records below it are not shown.
 
     Raises:
         ReproducerError: broker, Ray or output directory don't allow it.
@@ -72,7 +79,7 @@ def launch(settings: PipelineSettings, ray_settings: RaySettings, *, line_interv
     results = ResultsWriter(sys.stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
     live = console.is_terminal and not (results and sys.stdout.isatty())
     display = Display(_title(settings), console, live=live, line_interval_s=line_interval_s)
-    with _Signals(stop, display), display, _log_records_shown(display):
+    with _Signals(stop, display), display, _log_records_shown(display, log_level):
         done = supervisor.run(settings, _Observer(display, results), stop)
     names = _names(settings)
     sys.stderr.write(f"{summary(done.progress, done.seconds, names, stopped=done.stopped)}\n")
@@ -101,9 +108,10 @@ class _Observer:
 class _ShowRecords(logging.Handler):
     """Shows what this program and the libraries log, above the panel instead of across it."""
 
-    def __init__(self, display: Display) -> None:
-        super().__init__(level=logging.WARNING)
+    def __init__(self, display: Display, level: int) -> None:
+        super().__init__(level)
         self._display = display
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
@@ -111,13 +119,15 @@ class _ShowRecords(logging.Handler):
 
 
 @contextmanager
-def _log_records_shown(display: Display) -> Iterator[None]:
-    handler = _ShowRecords(display)
-    logging.getLogger().addHandler(handler)
+def _log_records_shown(display: Display, level: int) -> Iterator[None]:
+    """Let the display alone show log records as long as this lasts."""
+    root = logging.getLogger()
+    before = root.handlers
+    root.handlers = [_ShowRecords(display, level)]
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(handler)
+        root.handlers = before
 
 
 class _Signals:

@@ -1,0 +1,167 @@
+"""OpenMSIStream's configuration files, read as its programs read them.
+
+Rules:
+
+1. Sections ``[broker]``, ``[consumer]``, ``[producer]``; keys are librdkafka's, in lower case. Sections of programs
+   that this one isn't are left alone, except ``[kafkacrypto]``: messages could not be read.
+2. A value that begins with ``$`` is an environment variable (``$A``, ``${A}/x``); one that isn't set is an error.
+3. Serializers must be those that this program uses, because it uses them in any case.
+4. What this program decides by itself (committing, the group) is taken out, and said if it was set to something else.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from ray_reproducer.core.errors import ConfigurationError
+from ray_reproducer.kafka.client_config import ClientConfigs
+
+_SERIALIZERS: Final[Mapping[str, Mapping[str, str]]] = {
+    "consumer": {"key.deserializer": "String", "value.deserializer": "DataFileChunk"},
+    "producer": {"key.serializer": "String", "value.serializer": "String"},
+}
+_STARTS: Final[Mapping[str, Literal["earliest", "latest"]]] = {
+    "earliest": "earliest",
+    "smallest": "earliest",
+    "beginning": "earliest",
+    "latest": "latest",
+    "largest": "latest",
+    "end": "latest",
+}
+_RESET: Final = "auto.offset.reset"
+_AUTO_COMMIT: Final = (
+    "enable.auto.commit",
+    "auto.commit.enable",
+    "auto.commit.interval.ms",
+    "enable.auto.offset.store",
+)
+_UNSET: Final = re.compile(r"\$(\w+|\{[^}]*\})")
+
+
+@dataclass(frozen=True)
+class OpenMSIStreamConfig:
+    """What a configuration file says.
+
+    Attributes:
+        clients: settings of the Kafka clients.
+        start: where a new group begins.
+        group_id: the file's group.id; "" if it has none.
+        notes: what a person should know about settings that were left out.
+    """
+
+    clients: ClientConfigs
+    start: Literal["earliest", "latest"]
+    group_id: str
+    notes: tuple[str, ...]
+
+
+def read_config(path: Path) -> OpenMSIStreamConfig:
+    """Read a configuration file.
+
+    Raises:
+        ConfigurationError: it can't be read, or says something that this program can't do.
+    """
+    sections = _sections(path)
+    if "kafkacrypto" in sections:
+        raise ConfigurationError(
+            f"{path} has a section [kafkacrypto]: encrypted messages are not supported yet.",
+            hint="Use a configuration file without it, for topics that are not encrypted.",
+        )
+    broker = sections.get("broker", {})
+    if not broker.get("bootstrap.servers"):
+        raise ConfigurationError(
+            f"{path} names no broker.", hint="Add bootstrap.servers = HOST:PORT to its section [broker]."
+        )
+    consumer = {**broker, **sections.get("consumer", {})}
+    producer = {**broker, **sections.get("producer", {})}
+    _check_serializers(path, "consumer", consumer)
+    _check_serializers(path, "producer", producer)
+    notes: list[str] = []
+    start = _take_start(path, consumer, notes)
+    group_id = consumer.pop("group.id", "")
+    _take_auto_commit(path, consumer, notes)
+    for settings in (broker, producer):
+        for name in ("group.id", _RESET, *_AUTO_COMMIT):
+            settings.pop(name, None)
+    return OpenMSIStreamConfig(
+        clients=ClientConfigs.from_settings(broker, consumer, producer),
+        start=start,
+        group_id=group_id,
+        notes=tuple(notes),
+    )
+
+
+def _sections(path: Path) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser()
+    try:
+        with path.open(encoding="utf-8") as file:
+            parser.read_file(file)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigurationError(f"The configuration file {path} can't be read: {reason}.") from error
+    except configparser.Error as error:
+        raise ConfigurationError(f"{path} is no configuration file: {' '.join(str(error).split())}.") from error
+    wanted = [name for name in parser.sections() if name in {"broker", "consumer", "producer", "kafkacrypto"}]
+    return {name: {key: _value(path, parser, name, key) for key in parser.options(name)} for name in wanted}
+
+
+def _value(path: Path, parser: configparser.ConfigParser, section: str, key: str) -> str:
+    try:
+        value = parser.get(section, key)
+    except configparser.InterpolationError:  # a percent sign that stands for itself, in a password for instance
+        value = parser.get(section, key, raw=True)
+    if not value.startswith("$"):
+        return value
+    expanded = os.path.expandvars(value)
+    unset = _UNSET.match(expanded)
+    if unset:
+        name = unset.group(1).strip("{}")
+        raise ConfigurationError(
+            f"{key} in [{section}] of {path} is taken from the environment variable {name}, which is not set.",
+            hint=f"Set it: export {name}=...",
+        )
+    return expanded
+
+
+def _check_serializers(path: Path, section: str, settings: dict[str, str]) -> None:
+    for key, kind in _SERIALIZERS[section].items():
+        given = settings.pop(key, None)
+        if given is not None and re.sub(r"(Des|S)erializer$", "", given.strip()) != kind:
+            suffix = "Deserializer" if section == "consumer" else "Serializer"
+            raise ConfigurationError(
+                f"{key} = {given} in {path} is not what this program uses.",
+                hint=f"Leave it out, or: {key} = {kind}{suffix}",
+            )
+    for others in _SERIALIZERS.values():  # in [broker] they may stand for the other kind of client
+        for key in others:
+            settings.pop(key, None)
+
+
+def _take_start(path: Path, consumer: dict[str, str], notes: list[str]) -> Literal["earliest", "latest"]:
+    given = consumer.pop(_RESET, "none").strip().lower()
+    if given == "none":
+        notes.append(
+            f"{path} has no {_RESET}, so a new group begins at the end of the topic. "
+            f"For what is on it already: {_RESET} = earliest in [consumer]."
+        )
+        return "latest"
+    if given not in _STARTS:
+        raise ConfigurationError(
+            f"{_RESET} = {given} in {path} is not possible.", hint=f"One of: {', '.join(_STARTS)}, none."
+        )
+    return _STARTS[given]
+
+
+def _take_auto_commit(path: Path, consumer: dict[str, str], notes: list[str]) -> None:
+    given = {name: consumer.pop(name) for name in _AUTO_COMMIT if name in consumer}
+    notes.extend(
+        f"{name} = {given[name]} in {path} is not used: offsets are committed with their results."
+        for name in _AUTO_COMMIT[:2]
+        if given.get(name, "").strip().lower() in {"true", "1"}
+    )
