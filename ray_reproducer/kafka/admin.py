@@ -66,14 +66,14 @@ def describe_topic(clients: ClientConfigs, topic: str, timeout_s: float = DEFAUL
 
 
 def ensure_topic(
-    clients: ClientConfigs, topic: str, partitions: int = 0, timeout_s: float = DEFAULT_TIMEOUT_S
+    clients: ClientConfigs, topic: str, partitions: int | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> TopicDescription:
     """Look a topic up, and create it if it is missing.
 
     Args:
         clients: the user's client settings.
         topic: its name.
-        partitions: how many to create it with; 0: the broker's default. An existing topic is left as it is.
+        partitions: how many to create it with; None: the broker's default. An existing topic is left as it is.
         timeout_s: for all of it.
 
     Raises:
@@ -228,7 +228,7 @@ def _find(connection: _Connection, metadata: Any, topic: str) -> TopicDescriptio
     return TopicDescription(topic, topic_id, tuple(sorted(partition.id for partition in description.partitions)))
 
 
-def _create(connection: _Connection, topic: str, partitions: int) -> None:
+def _create(connection: _Connection, topic: str, partitions: int | None) -> None:
     # -1: the broker's own default.
     wanted = NewTopic(topic, num_partitions=partitions or -1, replication_factor=-1)
     try:
