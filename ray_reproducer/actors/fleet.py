@@ -32,8 +32,14 @@ MESSAGE_OVERHEAD_BYTES: Final = 2_048
 """Room in a message for key, headers and framing, beside the value."""
 DEFAULT_MESSAGE_MAX_BYTES: Final = 1_000_000
 """librdkafka's default of ``message.max.bytes``."""
-_GROUPS: Final = {"inbox": 1, "control": 2}
-"""Threads beside the loop: deliveries, in their order; and everything else."""
+_ACTOR: Final[dict[str, Any]] = {
+    # All processor cores are for the extractor. Actors wait most of the time.
+    "num_cpus": 0,
+    # A new process would know nothing: the supervisor makes all actors anew instead.
+    "max_restarts": 0,
+    # Threads beside the loop: deliveries, in their order; and everything else.
+    "concurrency_groups": {"inbox": 1, "control": 2},
+}
 
 
 class Fleet:
@@ -56,7 +62,7 @@ class Fleet:
         topic = self._look_at_topics()
         limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
         begin = {p: low if settings.start == "earliest" else high for p, (low, high) in limits.items()}
-        committer = ray.remote(CommitterActor).options(num_cpus=0, max_restarts=0, concurrency_groups=_GROUPS)
+        committer = ray.remote(**_ACTOR)(CommitterActor)
         self._committer = committer.remote(self._committer_settings(topic, begin), self._job())
         starts: Mapping[int, PartitionStart] = _result(self._committer.start.remote())
         slots = ray_cluster.slots(settings.extraction.num_cpus)
@@ -143,9 +149,7 @@ class Fleet:
             topic=settings.source_topic,
             filepath_regex=settings.filepath_regex,
         )
-        consumer = ray.remote(ConsumerActor).options(
-            num_cpus=0, max_restarts=0, concurrency_groups=_GROUPS, scheduling_strategy="SPREAD"
-        )
+        consumer = ray.remote(scheduling_strategy="SPREAD", **_ACTOR)(ConsumerActor)
         return consumer.remote(told, share, self._committer)
 
     def _committer_settings(self, topic: admin.TopicDescription, begin: Mapping[int, int]) -> CommitterSettings:
