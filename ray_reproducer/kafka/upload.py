@@ -77,6 +77,7 @@ class UploadSummary:
         files: complete on the broker.
         size_bytes: content of those files.
         messages: acknowledged by the broker.
+        acknowledged_bytes: content of those messages, also of files that are not complete.
         files_empty: without content, not sent.
         files_filtered: not matched by the regular expression.
         links: symbolic links, not followed, and whatever is neither file nor directory.
@@ -90,6 +91,7 @@ class UploadSummary:
     files: int = 0
     size_bytes: int = 0
     messages: int = 0
+    acknowledged_bytes: int = 0
     files_empty: int = 0
     files_filtered: int = 0
     links: int = 0
@@ -267,8 +269,10 @@ class _Upload:
         if self.window:
             self.window(self._sent_bytes)
 
+        size_bytes = len(data)
+
         def on_delivery(error: KafkaError | None, _message: Message) -> None:
-            self._acknowledged(pending, error)
+            self._acknowledged(pending, size_bytes, error)
 
         pending.unacknowledged += 1
         while True:
@@ -279,15 +283,16 @@ class _Upload:
                 self._producer.poll(_WAIT_S)
                 self._look_whether_to_stop()
             except KafkaException as exception:
-                self._acknowledged(pending, faults.of(exception))
+                self._acknowledged(pending, size_bytes, faults.of(exception))
                 break
         self._producer.poll(0)
         self._tell()
 
-    def _acknowledged(self, pending: _Pending, error: KafkaError | None) -> None:
+    def _acknowledged(self, pending: _Pending, size_bytes: int, error: KafkaError | None) -> None:
         pending.unacknowledged -= 1
         if error is None:
             self.summary.messages += 1
+            self.summary.acknowledged_bytes += size_bytes
             self._health.well()
         else:
             if faults.is_forbidden(error):
