@@ -195,6 +195,8 @@ def _sorted_out(undone: Mapping[bytes, Sequence[int]], position: int, end: int, 
             sorted_out.offsets += below
         elif (runs := _few_runs(below)) is not None:
             sorted_out.runs += runs
+        elif len(version_id) != VERSION_ID_BYTES:
+            raise ValueError(f"a version id has {VERSION_ID_BYTES} bytes, not {len(version_id)}")
         else:
             sorted_out.large.append((version_id, below))
             sorted_out.n_large_offsets += len(below)
