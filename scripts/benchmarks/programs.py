@@ -166,7 +166,8 @@ def run(
         on_new_role: passed on to the sampler.
     """
     command = program.command(job)
-    paths = [str(ROOT), str(ROOT / "scripts")]
+    given = os.environ.get("PYTHONPATH", "")
+    paths = [str(ROOT), str(ROOT / "scripts"), *([given] if given else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     output = job.directory / "output.txt"
     with output.open("wb") as stream:
