@@ -163,9 +163,9 @@ def _speed(summary: UploadSummary) -> float:
 
 
 def _report(summary: UploadSummary, command: UploadCommand) -> str:
+    sent = f"{count(summary.files, 'file')} sent to the topic {command.topic}: {data_size(summary.size_bytes)}"
     lines = [
-        f"{count(summary.files, 'file')} sent to the topic {command.topic}: {data_size(summary.size_bytes)}, "
-        + f"{count(summary.messages, 'message')}, {duration(summary.seconds)}, {data_size(_speed(summary))}/s"
+        f"{sent}, {count(summary.messages, 'message')}, {duration(summary.seconds)}, {data_size(_speed(summary))}/s"
     ]
     if summary.files_empty:
         lines.append(f"{count(summary.files_empty, 'empty file')} left out: the format can't say that")
