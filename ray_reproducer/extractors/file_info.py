@@ -17,7 +17,6 @@ _MAGIC: Final = (
     (0, b"%PDF-", "application/pdf"),
     (0, b"PAR1", "application/vnd.apache.parquet"),
     (0, b"ARROW1\0\0", "application/vnd.apache.arrow.file"),
-    (0, b"ORC", "application/vnd.apache.orc"),
     (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5"),
     (0, b"CDF\x01", "application/x-netcdf"),
     (0, b"\x1f\x8b", "application/gzip"),
@@ -28,8 +27,9 @@ _MAGIC: Final = (
 _SUFFIXES: Final = {
     ".arrows": "application/vnd.apache.arrow.stream",
     ".jsonl": "application/jsonl",
-    ".ndjson": "application/jsonl",
     ".md": "text/markdown",
+    ".ndjson": "application/jsonl",
+    ".orc": "application/vnd.apache.orc",
     ".yaml": "application/yaml",
     ".yml": "application/yaml",
 }

@@ -7,6 +7,7 @@ no more memory than its largest batch. CSV and JSON lines are read whole: their 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -49,7 +50,8 @@ def tabular(datafile: DataFile) -> dict[str, Any]:
         where the type has them, ``nans``, ``min``, ``max``, ``mean``, ``distinct``) and ``file_metadata``.
 
     Raises:
-        ValueError: the file is no table of a known format, or is damaged (pyarrow's errors are ValueErrors, too).
+        ValueError: the file is no table of a known format.
+        pyarrow.ArrowException: it is damaged, or uses what pyarrow doesn't know (OSError: what it can't decompress).
     """
     form = table_format(datafile)
     schema, batches, metadata = READERS[form](datafile.buffer)
@@ -74,12 +76,17 @@ def table_format(datafile: DataFile) -> str:
     Raises:
         ValueError: it is none that can be read.
     """
-    head = datafile.open().read(4096)
+    with datafile.open() as file:
+        head = file.read(4096)
+        file.seek(-min(4, datafile.size_bytes), os.SEEK_END)
+        tail = file.read()
+    if not head:
+        raise ValueError("the file is empty: no table")
     for magic, form in MAGIC.items():
         if head.startswith(magic):
             return form
-    if not head:
-        raise ValueError("the file is empty: no table")
+    if head.startswith(b"ORC") and tail.startswith(b"ORC"):  # the head alone may be a CSV's first column, "ORCID"
+        return "orc"
     form = SUFFIXES.get(datafile.relative_filepath.suffix.lower(), "")
     if form and b"\0" not in head:
         return form
@@ -183,7 +190,7 @@ READERS: Final[Mapping[str, Callable[[pa.Buffer], Table]]] = {
     "csv": _csv,
     "json_lines": _json_lines,
 }
-MAGIC: Final = {b"PAR1": "parquet", b"ARROW1\0\0": "ipc_file", b"\xff\xff\xff\xff": "ipc_stream", b"ORC": "orc"}
+MAGIC: Final = {b"PAR1": "parquet", b"ARROW1\0\0": "ipc_file", b"\xff\xff\xff\xff": "ipc_stream"}
 SUFFIXES: Final = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -207,7 +214,7 @@ def _field(field: pa.Field) -> dict[str, Any]:
 def _key_value(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     """Make text of key-value metadata, without what only Arrow itself needs."""
     entries = {key.decode("utf-8", "replace"): value for key, value in (metadata or {}).items()}
-    wanted = [key for key in entries if key not in ("ARROW:schema", "PARQUET:field_id")][:MAX_METADATA_ENTRIES]
+    wanted = sorted(entries.keys() - {"ARROW:schema", "PARQUET:field_id"})[:MAX_METADATA_ENTRIES]
     return {
         key: _pandas(entries[key]) if key == "pandas" else text_prefix(entries[key], MAX_METADATA_CHARACTERS)
         for key in wanted
