@@ -151,7 +151,7 @@ def _run(
             prefix = f"{args.name}-{workload.name}-{program.name}"
             profiler = Profiler(args.profile, args.output / "profiles", prefix)
         watch = profiler.new_role if profiler else None
-        done = run(program, job, args.deadline, uss=args.what == "memory", on_new_role=watch)
+        done = run(program, job, args.deadline, on_new_role=watch)
         if profiler:
             profiler.finish()
         measured = measure(workload, bootstrap_servers, results, done.started, whole=program.whole)

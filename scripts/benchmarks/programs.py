@@ -153,7 +153,6 @@ def run(
     job: Job,
     deadline_s: float,
     *,
-    uss: bool = False,
     on_new_role: Callable[[int, str], None] | None = None,
 ) -> Run:
     """Start a program, watch it, wait for its end, and leave nothing of it behind.
@@ -162,7 +161,6 @@ def run(
         program: what to start.
         job: what it has to do.
         deadline_s: after so many seconds it is ended.
-        uss: passed on to the sampler.
         on_new_role: passed on to the sampler.
     """
     command = program.command(job)
@@ -177,7 +175,7 @@ def run(
         process = subprocess.Popen(
             command, cwd=job.directory, env=environment, stdout=stream, stderr=stream, start_new_session=True
         )
-        sampler = Sampler(process.pid, uss=uss, on_new_role=on_new_role)
+        sampler = Sampler(process.pid, on_new_role=on_new_role)
         try:
             result.exit_code = _wait(process, begin + deadline_s)
             result.seconds = round(time.monotonic() - begin, 2)

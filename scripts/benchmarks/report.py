@@ -161,10 +161,10 @@ def show_processes(console: Console, row: Row) -> None:
     """Print what each kind of process of a run took at most."""
     table = Table(title=f"{PROGRAMS[row.program].title}: peak of each kind of process", title_justify="left")
     table.add_column("process")
-    for heading in ("how many", "heap", "uss", "rss", "cpu"):
+    for heading in ("how many", "heap", "rss", "cpu"):
         table.add_column(heading, justify="right")
     for role, peaks in row.run.usage.by_role().items():
-        sizes = (f"{peaks[name]:,.0f} MB" for name in ("heap_mb", "uss_mb", "rss_mb"))
+        sizes = (f"{peaks[name]:,.0f} MB" for name in ("heap_mb", "rss_mb"))
         table.add_row(role, f"{peaks['processes']:.0f}", *sizes, f"{peaks['cpu_s']:.1f} s")
     console.print(table)
 
@@ -175,7 +175,7 @@ def largest_actor_heaps(row: Row) -> dict[str, float]:
     for role, peaks in row.run.usage.by_role().items():
         for actor in _ACTORS:
             if actor in role:
-                heaps[actor] = max(heaps.get(actor, 0.0), peaks["heap_mb"], peaks["uss_mb"])
+                heaps[actor] = max(heaps.get(actor, 0.0), peaks["heap_mb"])
     return heaps
 
 

@@ -1,8 +1,9 @@
 """Memory and processor time of every process of a program, looked at five times a second.
 
 `rss` is what a process has in memory, object store pages that it has touched included (each Ray worker shows them
-again). `heap` is rss without shared and file-backed pages: what the process alone costs. `uss` is the kernel's own
-count of that (pages that no other process maps); it walks the page tables of gigabytes, so it is only taken when asked.
+again). `heap` is rss without shared and file-backed pages: what the process alone costs. It is not USS, which counts
+an object store page as the process's own as long as no other process has touched it (1.36 GB for a consumer with a heap
+of 139 MB), and walks the page tables of gigabytes to say so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import psutil
 _INTERVAL_S = 0.2
 _TREE_INTERVAL_S = 0.6
 """Finding the tree reads /proc of every process of the machine: less often than its memory."""
-_USS_INTERVAL_S = 1.0
 
 
 @dataclass
@@ -30,7 +30,6 @@ class ProcessPeaks:
     role: str
     rss: int = 0
     heap: int = 0
-    uss: int = 0
     cpu_s: float = 0.0
 
 
@@ -52,11 +51,10 @@ class Usage:
         """Peaks of the largest process of each role in MB, how many there were, and their processor time."""
         roles: dict[str, dict[str, float]] = {}
         for process in self.processes.values():
-            role = roles.setdefault(process.role, {"processes": 0, "rss_mb": 0, "heap_mb": 0, "uss_mb": 0, "cpu_s": 0})
+            role = roles.setdefault(process.role, {"processes": 0, "rss_mb": 0, "heap_mb": 0, "cpu_s": 0})
             role["processes"] += 1
             role["rss_mb"] = max(role["rss_mb"], round(process.rss / 1e6, 1))
             role["heap_mb"] = max(role["heap_mb"], round(process.heap / 1e6, 1))
-            role["uss_mb"] = max(role["uss_mb"], round(process.uss / 1e6, 1))
             role["cpu_s"] = round(role["cpu_s"] + process.cpu_s, 2)
         return dict(sorted(roles.items()))
 
@@ -70,15 +68,13 @@ class Sampler:
 
     Args:
         pid: the program.
-        uss: whether to take `uss` too.
         on_new_role: called with a process id and its role, once for each; for profilers.
     """
 
-    def __init__(self, pid: int, *, uss: bool = False, on_new_role: Callable[[int, str], None] | None = None) -> None:
+    def __init__(self, pid: int, *, on_new_role: Callable[[int, str], None] | None = None) -> None:
         self.usage = Usage()
         self.seen: dict[int, psutil.Process] = {}
         self._root = psutil.Process(pid)
-        self._uss = uss
         self._on_new_role = on_new_role
         self._tree: list[psutil.Process] = []
         self._stop = threading.Event()
@@ -96,27 +92,24 @@ class Sampler:
         return self.usage
 
     def _run(self) -> None:
-        next_tree = next_uss = 0.0
+        next_tree = 0.0
         while not self._stop.wait(_INTERVAL_S):
             now = time.monotonic()
             if now >= next_tree:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     self._tree = [self._root, *self._root.children(recursive=True)]
                 next_tree = now + _TREE_INTERVAL_S
-            uss = self._uss and now >= next_uss
-            if uss:
-                next_uss = now + _USS_INTERVAL_S
-            self._sample(uss)
+            self._sample()
 
-    def _sample(self, uss: bool) -> None:
+    def _sample(self) -> None:
         tree_heap = 0
         for process in self._tree:
             # Processes end while they are looked at: what was seen before stays.
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                tree_heap += self._sample_one(process, uss)
+                tree_heap += self._sample_one(process)
         self.usage.tree_heap = max(self.usage.tree_heap, tree_heap)
 
-    def _sample_one(self, process: psutil.Process, uss: bool) -> int:
+    def _sample_one(self, process: psutil.Process) -> int:
         role = role_of(process.cmdline())
         peaks = self.usage.processes.get(process.pid)
         if peaks is None:
@@ -131,8 +124,6 @@ class Sampler:
         heap: int = memory.rss - memory.shared
         peaks.rss = max(peaks.rss, memory.rss)
         peaks.heap = max(peaks.heap, heap)
-        if uss:
-            peaks.uss = max(peaks.uss, process.memory_full_info().uss)
         times = process.cpu_times()
         peaks.cpu_s = times.user + times.system
         self.usage.shared = max(self.usage.shared, memory.shared)
