@@ -62,8 +62,7 @@ class DataFile:
         mode: DataFileMode = "memory",
         logger: logging.Logger | None = None,
     ) -> None:
-        views = map(_byte_view, pieces)
-        self._pieces: tuple[memoryview, ...] | None = tuple(view for view in views if len(view))
+        self._pieces: tuple[memoryview, ...] | None = tuple(filter(len, map(_byte_view, pieces)))
         self._size_bytes = sum(map(len, self._pieces))
         self._version = version
         self._root = root
@@ -234,6 +233,8 @@ class DataFile:
 
 
 def _byte_view(piece: memoryview | bytes) -> memoryview:
+    if type(piece) is bytes:
+        return memoryview(piece)
     view = memoryview(piece).toreadonly()
     return view if view.format == "B" and view.ndim == 1 and view.c_contiguous else view.cast("B")
 

@@ -117,11 +117,17 @@ class OutputDirectory:
                 f"can't write {path!r}: {error.strerror or error} ({code})", hint=_HINTS.get(number, _OTHERWISE)
             ) from error
 
+    def _open_root(self) -> int:
+        try:
+            return os.open(self.root, _DIRECTORY_FLAGS)
+        except FileNotFoundError:
+            self.root.mkdir(parents=True, exist_ok=True)
+        return os.open(self.root, _DIRECTORY_FLAGS)
+
     @contextlib.contextmanager
     def _walk(self, parts: Sequence[str]) -> Iterator[int]:
         """Open, and make where missing, the directory that lies ``parts`` below the root."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        directory = os.open(self.root, _DIRECTORY_FLAGS)
+        directory = self._open_root()
         try:
             for part in parts:
                 child = _open_child(directory, part)

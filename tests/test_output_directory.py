@@ -194,8 +194,15 @@ def test_rule_4_a_directory_where_the_file_must_be(root: Path) -> None:
 def test_rule_4_a_root_that_is_a_file(root: Path) -> None:
     root.write_bytes(b"")
     for attempt in (lambda: write(root, "a", b"x"), OutputDirectory(root).check):
-        with pytest.raises(OutputDirectoryError, match="EEXIST"):
+        with pytest.raises(OutputDirectoryError, match="ENOTDIR"):
             attempt()
+
+
+def test_rule_4_a_root_that_is_a_link_to_nowhere(root: Path, outside: Path) -> None:
+    root.symlink_to(outside / "missing")
+    with pytest.raises(OutputDirectoryError, match="EEXIST") as caught:
+        OutputDirectory(root).check()
+    assert "remove it" in caught.value.hint
 
 
 def test_rule_4_a_file_larger_than_allowed(root: Path) -> None:

@@ -29,8 +29,11 @@ DATE: Final = "File date and time"
 DECLARED_POINTS: Final = "No. of points"
 FREE_TEXT: Final = frozenset({"Sample identification", "Comment"})
 """Written by people: kept as it is, also when it looks like a number (sample 007) or has commas."""
-DATE_FORMATS: Final = ("%d/%b/%Y %H:%M", "%d/%b/%Y %H:%M:%S", "%d-%b-%Y %H:%M", "%d-%b-%Y %H:%M:%S")
-"""Only formats that leave no doubt which is the month; ISO 8601 is understood, too."""
+DATE_FORMATS: Final = tuple(
+    f"{day} %H:%M{seconds}"
+    for day in ("%d/%b/%Y", "%d-%b-%Y", "%Y-%m-%d")  # only what leaves no doubt which is the month
+    for seconds in ("", ":%S")
+)
 
 _INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]{1,2})?")
@@ -179,10 +182,7 @@ def _iso(date: object) -> str | None:
             return datetime.strptime(date, form).isoformat()  # noqa: DTZ007 (the file names no time zone)
         except ValueError:
             continue
-    try:
-        return datetime.fromisoformat(date).isoformat()
-    except ValueError:
-        return None
+    return None
 
 
 def _quoted(line: str) -> str:
