@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ray_reproducer.command_help import main_help, no_extractor
 from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments
-from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig
+from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig, RayMode
 from ray_reproducer.core.errors import ExtractorError
 from ray_reproducer.error_report import print_error
 from ray_reproducer.extractor_loading import load, put_working_directory_first, runtime_env_with_code
@@ -48,7 +48,9 @@ def run_job(config: DictConfig) -> int:
     name = extractor_name(plain["extractor"])
     extractor = load(plain["extractor"], name, run_arguments(plain, name))
     settings = pipeline_settings(plain, extractor)
-    env = runtime_env_with_code(plain["ray"]["runtime_env"], extractor.module_file)
+    env = plain["ray"]["runtime_env"]
+    if plain["ray"]["mode"] is RayMode.cluster:
+        env = runtime_env_with_code(env, extractor.module_file)
     return launch(settings, ray_settings(plain, env))
 
 

@@ -163,7 +163,10 @@ def _set_environment(name: str, value: str | None) -> None:
 def _arguments(arguments: Sequence[str]) -> Iterator[None]:
     """Hand arguments to Hydra, which reads them from ``sys.argv``."""
     before = sys.argv
-    sys.argv = [before[0] if before else "ray_reproducer", *arguments]
+    # Hydra's parser wants all overrides side by side; people put -m and --cfg job anywhere.
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    flags = [argument for argument in arguments if argument not in overrides]
+    sys.argv = [before[0] if before else "ray_reproducer", *overrides, *flags]
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ MESSAGES_PER_S: Final = 1.0
 """Messages a second that may come for ever."""
 _LABEL_WIDTH: Final = 12
 _VALUE_WIDTH: Final = 12
-_PAIR_WIDTH: Final = _LABEL_WIDTH + _VALUE_WIDTH + 3
+_PAIR_WIDTH: Final = _LABEL_WIDTH + _VALUE_WIDTH + 4
 _STYLES: Final = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 
 Clock = Callable[[], float]
@@ -140,13 +140,16 @@ class Display:
         width = self._console.width
         pairs = max(1, min(3, width // _PAIR_WIDTH))
         table = Table.grid(padding=(0, 1))
-        for _ in range(pairs):
+        for pair in range(pairs):
+            if pair:
+                table.add_column(width=1)
             table.add_column(width=min(_LABEL_WIDTH, width - 4), no_wrap=True, style="dim")
             table.add_column(width=_VALUE_WIDTH, no_wrap=True, justify="right")
         fields = _fields(progress, rates)
         for start in range(0, len(fields), pairs):
             row = fields[start : start + pairs]
-            table.add_row(*(cell for label, value in row for cell in (Text(label), value)))
+            cells = [cell for label, value in row for cell in (Text(""), Text(label), value)]
+            table.add_row(*cells[1:])
         title = Text(f"{self._title} · {elapsed}", style="bold", no_wrap=True, overflow="ellipsis")
         broker = Text(f"broker: {progress.broker_trouble or 'ok'}", no_wrap=True, overflow="ellipsis")
         broker.stylize("yellow" if progress.broker_trouble else "dim")
