@@ -30,7 +30,8 @@ def main() -> int:
     """Run what the command line asks for.
 
     Returns:
-        Exit code: 0 all right, 1 a result was wrong, or (not with --quick) a floor not reached, 2 it can't be measured here.
+        Exit code: 0 all right, 1 a result was wrong or (not with --quick) a floor not reached, 2 it can't be measured
+        here.
     """
     args = _arguments()
     console = Console(width=None if sys.stdout.isatty() else 190)
