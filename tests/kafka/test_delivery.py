@@ -1,0 +1,408 @@
+"""Writing results with positions. The rules are those at the head of ``kafka/delivery.py``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from ray_reproducer.core.errors import (
+    BrokerError,
+    ConfigurationError,
+    FencedError,
+    IllegalEventError,
+    MetadataTooLargeError,
+    RecordTooLargeError,
+)
+from ray_reproducer.kafka import faults
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.delivery import AtLeastOnceDelivery, CommittedOffset, Record, TransactionalDelivery
+from ray_reproducer.kafka.group_offsets import GroupOffsets
+from ray_reproducer.kafka.outbox import Outbox
+from tests.kafka.reading import WAIT_S, ignore, read_all, values
+from tests.waiting import wait_until
+
+MakeTopic = Callable[..., str]
+
+
+@pytest.fixture
+def source(unique_topic: MakeTopic) -> str:
+    """A source topic with two partitions."""
+    return unique_topic("source", 2)
+
+
+@pytest.fixture
+def results(unique_topic: MakeTopic) -> str:
+    """A result topic with two partitions."""
+    return unique_topic("results", 2)
+
+
+def _transactional(clients: ClientConfigs, name: str, source: str) -> TransactionalDelivery:
+    return TransactionalDelivery(clients, name, source, (0, 1), f"ray_reproducer.{name}", ignore)
+
+
+def _at(offset: int, metadata: str = "") -> dict[int, CommittedOffset]:
+    return {0: CommittedOffset(offset, metadata)}
+
+
+# Exactly once, on a real broker
+
+
+def test_records_and_positions_are_committed_together(
+    clients: ClientConfigs, name: str, source: str, results: str
+) -> None:
+    delivery = _transactional(clients, name, source)
+    assert delivery.start() == {}
+    sent = {0: CommittedOffset(5, "five"), 1: CommittedOffset(7, "")}
+    records = [Record(results, f"k{i}", b"%d" % i, (("reason", b"r"),)) for i in range(100)]
+    assert delivery.deliver(records, sent)
+    delivery.close()
+    found = read_all(clients, results)
+    assert sorted(int(message.value() or b"") for message in found) == list(range(100))
+    assert {(message.key(), message.value()) for message in found} >= {(b"k7", b"7")}
+    assert found[0].headers() == [("reason", b"r")]
+    assert _transactional(clients, name, source).start() == sent
+
+
+def test_metadata_of_4095_characters_comes_back_and_more_is_refused(
+    clients: ClientConfigs, name: str, source: str, results: str
+) -> None:
+    longest = "m" * 4095
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    assert delivery.deliver([], _at(1, longest))
+    with pytest.raises(MetadataTooLargeError):
+        delivery.deliver([Record(results, "k", b"never")], _at(2, longest + "m"))
+    assert delivery.deliver([Record(results, "k", b"later")], _at(2))
+    delivery.close()
+    assert values(clients, results) == ["later"]
+
+
+def test_twenty_thousand_records_in_one_transaction(
+    clients: ClientConfigs, name: str, source: str, results: str
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    assert delivery.deliver([Record(results, f"k{i}", b"%d" % i) for i in range(20_000)], _at(1))
+    delivery.close()
+    assert len(set(values(clients, results))) == 20_000
+
+
+def test_rule_1_what_a_predecessor_left_open_is_aborted_before_positions_are_read(
+    clients: ClientConfigs, name: str, source: str, results: str
+) -> None:
+    first = _transactional(clients, name, source)
+    first.start()
+    assert first.deliver([Record(results, "k", b"committed")], _at(1, "one"))
+    # In the middle of a transaction: all is sent, nothing is committed.
+    first._outbox.producer.begin_transaction()
+    first._outbox.send([Record(results, "k", b"uncommitted")], time.monotonic() + WAIT_S)
+    positions = first._group.positions(_at(2, "two"))
+    first._outbox.producer.send_offsets_to_transaction(positions, first._group.membership(), WAIT_S)
+    second = _transactional(clients, name, source)
+    assert second.start() == _at(1, "one")
+    assert second.deliver([Record(results, "k", b"by the second")], _at(2, "two"))
+    assert values(clients, results) == ["by the second", "committed"]
+    with pytest.raises(FencedError) as error:
+        first.deliver([Record(results, "k", b"late")], _at(3))
+    assert error.value.exit_code == 4
+    first.close()
+    second.close()
+
+
+def test_rule_3_the_older_of_two_instances_stops(clients: ClientConfigs, name: str, source: str, results: str) -> None:
+    older, newer = (_transactional(clients, name, source) for _ in range(2))
+    older.start()
+    assert older.deliver([Record(results, "k", b"1")], _at(1))
+    assert newer.start() == _at(1)
+    with pytest.raises(FencedError, match=name):
+        older.deliver([Record(results, "k", b"twice")], _at(2))
+    assert newer.deliver([Record(results, "k", b"2")], _at(2))
+    assert values(clients, results) == ["1", "2"]
+    older.close()
+    newer.close()
+
+
+@pytest.mark.timeout(120)
+def test_a_process_killed_in_the_middle_of_a_transaction_leaves_nothing(
+    clients: ClientConfigs, bootstrap_servers: str, name: str, source: str, results: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "victim.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys, time
+        from ray_reproducer.kafka.client_config import ClientConfigs
+        from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
+        clients = ClientConfigs.from_settings({{"bootstrap.servers": {bootstrap_servers!r}}})
+        delivery = TransactionalDelivery(clients, {name!r}, {source!r}, (0, 1), "ray_reproducer.{name}", print)
+        delivery.start()
+        assert delivery.deliver([Record({results!r}, "k", b"whole")], {{0: CommittedOffset(1, "whole")}})
+        delivery._outbox.producer.begin_transaction()
+        delivery._outbox.send([Record({results!r}, "k", b"half")], time.monotonic() + 30)
+        positions = delivery._group.positions({{0: CommittedOffset(2, "half")}})
+        delivery._outbox.producer.send_offsets_to_transaction(positions, delivery._group.membership(), 30)
+        print("ready", flush=True)
+        time.sleep(600)
+        """)
+    )
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=root) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "ready\n"
+        victim.kill()
+    successor = _transactional(clients, name, source)
+    assert successor.start() == _at(1, "whole")
+    assert successor.deliver([Record(results, "k", b"again")], _at(2))
+    successor.close()
+    assert values(clients, results) == ["again", "whole"]
+
+
+def test_a_record_too_large_for_the_client_is_named_and_nothing_is_committed(
+    clients: ClientConfigs, name: str, source: str, results: str
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    records = [Record(results, "small", b"s"), Record(results, "large", bytes(2_000_000))]
+    with pytest.raises(RecordTooLargeError, match="large") as error:
+        delivery.deliver(records, _at(1))
+    assert error.value.index == 1
+    assert delivery.deliver(records[:1], _at(1))
+    delivery.close()
+    assert values(clients, results) == ["s"]
+
+
+def test_a_record_too_large_for_the_broker_is_found_among_others(
+    clients: ClientConfigs, name: str, source: str, unique_topic: MakeTopic
+) -> None:
+    narrow = unique_topic("narrow", 1, {"max.message.bytes": "4000", "compression.type": "uncompressed"})
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    small = [Record(narrow, f"k{i}", b"x" * 300) for i in range(60)]
+    # All together they are more than the topic takes at once: that alone is no reason to refuse one.
+    wait_until(lambda: delivery.deliver(small, _at(1)), WAIT_S, "delivery in smaller batches")
+    guilty = [*small[:20], Record(narrow, "guilty", b"y" * 5000), *small[20:]]
+    with pytest.raises(RecordTooLargeError) as error:
+        wait_until(lambda: delivery.deliver(guilty, _at(2)), WAIT_S, "the refusal")
+    assert error.value.index == 20
+    delivery.close()
+    assert len(values(clients, narrow)) == 60
+
+
+def test_rule_4_a_commit_whose_answer_got_lost_counts_once(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    really_commit = delivery._commit
+
+    def lose_the_answer(offsets: dict[int, CommittedOffset], deadline_s: float) -> None:
+        really_commit(offsets, deadline_s)
+        raise KafkaException(KafkaError(faults.TIMED_OUT))
+
+    monkeypatch.setattr(delivery, "_commit", lose_the_answer)
+    producer = delivery._outbox.producer
+    assert delivery.deliver([Record(results, "k", b"once")], _at(1, "one"))
+    assert delivery._outbox.producer is not producer
+    monkeypatch.undo()
+    assert delivery.deliver([Record(results, "k", b"next")], _at(2))
+    delivery.close()
+    assert values(clients, results) == ["next", "once"]
+
+
+def test_rule_4_a_commit_that_never_arrived_is_certainly_not_there(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+
+    def never_arrive(_offsets: dict[int, CommittedOffset], _deadline_s: float) -> None:
+        raise KafkaException(KafkaError(faults.TIMED_OUT))
+
+    monkeypatch.setattr(delivery, "_commit", never_arrive)
+    assert not delivery.deliver([Record(results, "k", b"again")], _at(1))
+    monkeypatch.undo()
+    assert delivery.deliver([Record(results, "k", b"again")], _at(1))
+    delivery.close()
+    assert values(clients, results) == ["again"]
+
+
+def test_rule_4_positions_that_are_not_ours_mean_that_somebody_else_is_at_work(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+
+    def meanwhile(_offsets: dict[int, CommittedOffset], _deadline_s: float) -> None:
+        other = GroupOffsets(clients, name, source, faults.Health(ignore), time.sleep)
+        other.commit(_at(9, "theirs"))
+        other.close()
+        raise KafkaException(KafkaError(faults.TIMED_OUT))
+
+    monkeypatch.setattr(delivery, "_commit", meanwhile)
+    with pytest.raises(FencedError, match="not ours"):
+        delivery.deliver([Record(results, "k", b"x")], _at(1))
+    delivery.close()
+    assert values(clients, results) == []
+
+
+def test_rule_5_a_producer_whose_connection_broke_while_it_committed_is_replaced(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    producer = delivery._outbox.producer
+    send = delivery._group.positions
+
+    def disturbed(offsets: dict[int, CommittedOffset]) -> object:
+        delivery._health.disturbed_at_s = time.monotonic() + 1
+        return send(offsets)
+
+    monkeypatch.setattr(delivery._group, "positions", disturbed)
+    assert delivery.deliver([Record(results, "k", b"1")], _at(1))
+    monkeypatch.undo()
+    assert delivery.deliver([Record(results, "k", b"2")], _at(2))
+    assert delivery._outbox.producer is not producer
+    delivery.close()
+    assert values(clients, results) == ["1", "2"]
+
+
+def test_records_whose_positions_are_committed_already_are_a_defect(
+    clients: ClientConfigs, name: str, source: str, results: str
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    assert delivery.deliver([], _at(1))
+    assert delivery.deliver([], _at(1)), "committing an idle partition again is allowed"
+    with pytest.raises(IllegalEventError):
+        delivery.deliver([Record(results, "k", b"x")], _at(1))
+    delivery.close()
+
+
+def test_a_transaction_timeout_that_the_broker_refuses(bootstrap_servers: str, name: str, source: str) -> None:
+    clients = ClientConfigs.from_settings(
+        {"bootstrap.servers": bootstrap_servers}, producer={"transaction.timeout.ms": 100_000_000}
+    )
+    with pytest.raises(ConfigurationError, match=r"transaction\.timeout\.ms"):
+        _transactional(clients, name, source).start()
+
+
+def test_somebody_who_has_joined_the_group_is_noticed(clients: ClientConfigs, name: str, source: str) -> None:
+    member = clients.for_consumer(**{"group.id": name})
+    from confluent_kafka import Consumer
+
+    consumer = Consumer(member)
+    consumer.subscribe([source])
+    wait_until(lambda: consumer.poll(0.1) or consumer.assignment(), WAIT_S, "the member's assignment")
+    delivery = AtLeastOnceDelivery(clients, name, source, (0, 1), ignore)
+    with pytest.raises(BrokerError, match="joined"):
+        delivery.deliver([], _at(1))
+    delivery.close()
+    consumer.close()
+
+
+# At least once, on the embedded cluster
+
+
+def test_at_least_once_commits_positions_with_metadata_after_the_records(embedded: ClientConfigs) -> None:
+    delivery = AtLeastOnceDelivery(embedded, "g", "raw", (0, 1, 2, 3), ignore)
+    assert delivery.start() == {}
+    sent = {0: CommittedOffset(3, "m" * 4095), 2: CommittedOffset(1, "")}
+    assert delivery.deliver([Record("metadata", f"k{i}", b"%d" % i) for i in range(500)], sent)
+    delivery.close()
+    assert len(values(embedded, "metadata")) == 500
+    successor = AtLeastOnceDelivery(embedded, "g", "raw", (0, 1, 2, 3), ignore)
+    assert successor.start() == sent
+    successor.close()
+
+
+def test_at_least_once_names_the_record_that_is_too_large(embedded: ClientConfigs) -> None:
+    delivery = AtLeastOnceDelivery(embedded, "g", "raw", (0,), ignore)
+    delivery.start()
+    records = [Record("metadata", "a", b"a"), Record("metadata", "b", bytes(3_000_000))]
+    with pytest.raises(RecordTooLargeError) as error:
+        delivery.deliver(records, _at(1))
+    assert error.value.index == 1
+    assert delivery.start() == {}
+    delivery.close()
+
+
+def test_records_that_do_not_fit_into_the_clients_queue_wait_for_room(embedded: ClientConfigs) -> None:
+    tight = ClientConfigs(common=embedded.common, producer={"queue.buffering.max.messages": 100})
+    delivery = AtLeastOnceDelivery(tight, "g", "raw", (0,), ignore)
+    assert delivery.deliver([Record("metadata", f"k{i}", b"x") for i in range(2000)], _at(1))
+    delivery.close()
+
+
+def test_close_ends_waiting_for_a_broker_that_is_away() -> None:
+    nobody = ClientConfigs.from_settings({"bootstrap.servers": "127.0.0.1:1"})
+    heard: list[str] = []
+
+    def hear(trouble: str) -> None:
+        heard.append(trouble)
+        delivery._closed.set()
+
+    delivery = TransactionalDelivery(nobody, "g", "raw", (0,), "t", hear)
+    with pytest.raises(BrokerError, match="closed"):
+        delivery.start()
+    delivery.close()
+    assert heard
+
+
+# What an error means
+
+
+def _error(code: int, **flags: bool) -> KafkaError:
+    return KafkaError(code, "why", **flags)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (_error(KafkaError._TIMED_OUT, retriable=True), True),
+        (_error(KafkaError._TIMED_OUT), False),
+        (_error(KafkaError.COORDINATOR_NOT_AVAILABLE, retriable=True), True),
+        (_error(KafkaError._CONFLICT, retriable=True), False),
+        (_error(KafkaError.INVALID_TXN_STATE, retriable=True, txn_requires_abort=True), False),
+        (_error(KafkaError._FENCED, retriable=True, fatal=True), False),
+        (_error(KafkaError.PRODUCER_FENCED, retriable=True), False),
+        (_error(KafkaError.INVALID_PRODUCER_EPOCH, retriable=True), False),
+    ],
+)
+def test_when_the_same_call_is_made_again(error: KafkaError, *, again: bool) -> None:
+    assert faults.same_call_again(error) is again
+
+
+def test_trouble_is_told_when_it_changes_and_the_vague_does_not_replace_the_precise() -> None:
+    heard: list[str] = []
+    health = faults.Health(heard.append)
+    refused = _error(KafkaError._TRANSPORT)
+    health.on_error(_error(KafkaError._ALL_BROKERS_DOWN))
+    health.on_error(refused)
+    health.on_error(refused)
+    health.on_error(_error(KafkaError._ALL_BROKERS_DOWN))
+    health.well()
+    health.well()
+    assert heard == ["why [_ALL_BROKERS_DOWN]", "why [_TRANSPORT]", ""]
+
+
+def test_durations_are_left_out_of_what_is_told() -> None:
+    error = KafkaError(KafkaError._TRANSPORT, "Connect failed (after 3ms in state CONNECT, 2 error(s) suppressed)")
+    assert faults.text(error) == "Connect failed [_TRANSPORT]"
+
+
+def test_an_outbox_makes_its_producer_anew_after_it_was_dropped(embedded: ClientConfigs) -> None:
+    outbox = Outbox(embedded, {}, faults.Health(ignore))
+    assert not outbox.is_open
+    first: Producer = outbox.producer
+    assert outbox.producer is first
+    outbox.drop()
+    outbox.send([Record("metadata", "k", b"v")], time.monotonic() + WAIT_S)
+    assert outbox.producer is not first
+    outbox.drop()
+    assert values(embedded, "metadata") == ["v"]
