@@ -25,7 +25,7 @@ from ray.exceptions import (
 )
 
 from ray_reproducer.actors.committed_place import partition_start
-from ray_reproducer.actors.extraction import ExtractionJob, StoredSegment, TaskAnswer
+from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
 from ray_reproducer.actors.transactions import TransactionThread
 from ray_reproducer.core.errors import (
@@ -123,11 +123,10 @@ class News:
 class CommitterActor:
     """The actor."""
 
-    def __init__(self, settings: CommitterSettings, job: ExtractionJob) -> None:
+    def __init__(self, settings: CommitterSettings, job: JobReference) -> None:
         """Connect to nothing yet; ``start`` does."""
         self._settings = settings
-        self._job_ref = ray.put(job)
-        self._job_key = job.key
+        self._job = job
         self._inbox: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._segments: dict[int, ray.ObjectRef[StoredSegment]] = {}
         self._tasks: dict[int, ray.ObjectRef[TaskAnswer]] = {}
@@ -329,9 +328,7 @@ class CommitterActor:
         if self._settings.limits.pool.timeout_s is not None:
             committer = ray.get_runtime_context().current_actor
         # The segments are arguments of their own: Ray then runs the task where most of them are, and fetches the rest.
-        reference = self._task.remote(
-            [self._job_ref], self._job_key, start.task, start.files, numbers, committer, *references
-        )
+        reference = self._task.remote(self._job, start.task, start.files, numbers, committer, *references)
         self._tasks[start.task] = reference
         task = start.task
         reference.future().add_done_callback(lambda future: self._task_ended(task, future))

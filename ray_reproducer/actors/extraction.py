@@ -40,6 +40,8 @@ _LOG = logging.getLogger("ray_reproducer.extraction")
 
 _extractors: dict[str, Callable[[DataFile], Any]] = {}
 """Extractors of this worker process, by the key of their job."""
+_jobs: dict[str, ExtractionJob] = {}
+"""Jobs of this worker process, by their key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,14 @@ class ExtractionJob:
     output_dir: str
     datafile_mode: Literal["memory", "disk", "both"]
     max_result_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobReference:
+    """Where a job is in the object store, so that it does not travel with every task."""
+
+    key: str
+    job: ray.ObjectRef[ExtractionJob]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +101,26 @@ def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, S
         ExtractorError: the extractor can't be loaded in this worker.
         OutputDirectoryError: a file can't be written.
     """
-    extractor = _load(job)
+    extractor = load_extractor(job)
     began = time.perf_counter()
     answers = tuple(_answer(extractor, job, file, segments) for file in files)
     return TaskAnswer(answers, time.perf_counter() - began)
 
 
-def load_job(job_ref: ray.ObjectRef[ExtractionJob], key: str) -> ExtractionJob:
+def load_job(reference: JobReference) -> ExtractionJob:
     """Fetch a job from the object store, once in each worker process."""
-    job = _jobs.get(key)
+    job = _jobs.get(reference.key)
     if job is None:
-        job = _jobs[key] = ray.get(job_ref)
+        job = _jobs[reference.key] = ray.get(reference.job)
     return job
 
 
-_jobs: dict[str, ExtractionJob] = {}
+def load_extractor(job: ExtractionJob) -> Callable[[DataFile], Any]:
+    """Unpickle the user's function, once in each worker process.
 
-
-def _load(job: ExtractionJob) -> Callable[[DataFile], Any]:
+    Raises:
+        ExtractorError: that is not possible here.
+    """
     extractor = _extractors.get(job.key)
     if extractor is None:
         for directory in reversed(job.sys_path):

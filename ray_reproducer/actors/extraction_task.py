@@ -1,4 +1,4 @@
-"""The Ray task around :func:`extraction.extract`: the only place that knows how Ray calls it."""
+"""The Ray tasks around :mod:`extraction`: the only place that knows how Ray calls it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 
 import ray
 
-from ray_reproducer.actors.extraction import ExtractionJob, StoredSegment, TaskAnswer, extract, load_job
+from ray_reproducer.actors.extraction import (
+    JobReference,
+    StoredSegment,
+    TaskAnswer,
+    extract,
+    load_extractor,
+    load_job,
+)
 from ray_reproducer.core.events import FileWork
 
 
 def _run(
-    job: Sequence[ray.ObjectRef[ExtractionJob]],
-    key: str,
+    job: JobReference,
     task: int,
     files: Sequence[FileWork],
     numbers: Sequence[int],
@@ -22,7 +28,11 @@ def _run(
 ) -> TaskAnswer:
     if committer is not None:
         committer.task_began.remote(task)
-    return extract(load_job(job[0], key), files, dict(zip(numbers, segments, strict=True)))
+    return extract(load_job(job), files, dict(zip(numbers, segments, strict=True)))
+
+
+def _warm_up(job: JobReference) -> None:
+    load_extractor(load_job(job))
 
 
 def extraction_task(num_cpus: float) -> Any:
@@ -34,3 +44,18 @@ def extraction_task(num_cpus: float) -> Any:
         num_cpus: processor cores that a task reserves.
     """
     return ray.remote(_run).options(num_cpus=num_cpus, max_retries=0, name="extract")
+
+
+def warm_up(job: JobReference, num_cpus: float, slots: int) -> list[ray.ObjectRef[None]]:
+    """Let Ray start worker processes that load the extractor, while the broker is still being looked at.
+
+    Args:
+        job: what all tasks have in common.
+        num_cpus: processor cores that a task reserves.
+        slots: how many workers.
+
+    Returns:
+        references; getting them raises what an extraction task would raise for want of the extractor.
+    """
+    task = ray.remote(_warm_up).options(num_cpus=num_cpus, max_retries=0, name="warm up")
+    return [task.remote(job) for _ in range(slots)]

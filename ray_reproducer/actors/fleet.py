@@ -8,15 +8,16 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from ray_reproducer.actors import ray_cluster
 from ray_reproducer.actors.committer import CommitterActor, CommitterSettings, News
 from ray_reproducer.actors.consumer import ConsumerActor, ConsumerSettings
-from ray_reproducer.actors.extraction import ExtractionJob
+from ray_reproducer.actors.extraction import ExtractionJob, JobReference
+from ray_reproducer.actors.extraction_task import warm_up
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.core.batching import BatchLimits
-from ray_reproducer.core.errors import ReproducerError
+from ray_reproducer.core.errors import ExtractorError, ReproducerError
 from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.core.limits import MachineLimits, PoolLimits
 from ray_reproducer.core.outcome import Origin
@@ -51,6 +52,7 @@ class Fleet:
         self._committer: Any = None
         self._consumers: list[Any] = []
         self._loops: list[ray.ObjectRef[None]] = []
+        self._warming: list[ray.ObjectRef[None]] = []
 
     def start(self) -> None:
         """Look at the topics, make the actors, and let them go.
@@ -59,13 +61,15 @@ class Fleet:
             ReproducerError: the broker or a topic can't be used, or the group's place can't be read.
         """
         settings = self._settings
+        slots = ray_cluster.slots(settings.extraction.num_cpus)
+        job = self._job()
+        self._warming = warm_up(job, settings.extraction.num_cpus, slots)
         topic = self._look_at_topics()
         limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
         begin = {p: low if settings.start == "earliest" else high for p, (low, high) in limits.items()}
         committer = ray.remote(**_ACTOR)(CommitterActor)
-        self._committer = committer.remote(self._committer_settings(topic, begin), self._job())
+        self._committer = committer.remote(self._committer_settings(topic, begin), job)
         starts: Mapping[int, PartitionStart] = _result(self._committer.start.remote())
-        slots = ray_cluster.slots(settings.extraction.num_cpus)
         for number, share in enumerate(self._shares(starts), start=1):
             self._consumers.append(self._consumer(number, share))
         self._loops = [
@@ -96,9 +100,14 @@ class Fleet:
             ReproducerError: an actor ended with it.
             RayActorError: an actor is lost.
         """
-        ended, _ = ray.wait(self._loops, num_returns=len(self._loops), timeout=0, fetch_local=False)
-        for loop in ended:
-            _result(loop)
+        try:
+            self._warming = _raise_errors(self._warming)
+        except (WorkerCrashedError, OutOfMemoryError) as error:
+            raise ExtractorError(
+                f"a worker process ended while it loaded the extractor: {str(error).splitlines()[0]}",
+                hint="Importing its module must not end the process, nor need more memory than there is.",
+            ) from None
+        _raise_errors(self._loops)
         news: News = _result(self._committer.news.remote())
         if news.finished:
             _result(self._loops[0])
@@ -180,10 +189,10 @@ class Fleet:
             collect_outcomes=settings.collect_outcomes,
         )
 
-    def _job(self) -> ExtractionJob:
+    def _job(self) -> JobReference:
         settings = self._settings
         maximum = int(settings.clients.for_producer().get("message.max.bytes", DEFAULT_MESSAGE_MAX_BYTES))
-        return ExtractionJob(
+        job = ExtractionJob(
             key=uuid.uuid4().hex,
             extractor=settings.extractor,
             sys_path=settings.sys_path,
@@ -191,6 +200,17 @@ class Fleet:
             datafile_mode=settings.datafile_mode,
             max_result_bytes=maximum - MESSAGE_OVERHEAD_BYTES,
         )
+        return JobReference(job.key, ray.put(job))
+
+
+def _raise_errors(references: list[ray.ObjectRef[None]]) -> list[ray.ObjectRef[None]]:
+    """Get what has ended, which raises what it ended with; return what has not."""
+    if not references:
+        return []
+    ended, others = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+    for reference in ended:
+        _result(reference)
+    return others
 
 
 def _result(reference: Any) -> Any:
