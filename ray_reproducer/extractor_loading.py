@@ -184,7 +184,7 @@ def _import_longest(parts: list[str]) -> tuple[ModuleType, int]:
 
 def _instance(cls: type, target: str, arguments: Mapping[str, Any], reproducer: ReproducerArguments) -> Extract:
     is_reproducer = hasattr(cls, _METHOD)
-    if not is_reproducer and not callable(getattr(cls, "__call__", None)):  # noqa: B004 - the class's instances are meant
+    if not is_reproducer and not any("__call__" in vars(kind) for kind in cls.__mro__):
         raise ExtractorError(
             f"{target} is a class, but no MetadataJSONReproducer, and its instances can't be called.",
             hint=f"Derive it from MetadataJSONReproducer and give it {_METHOD}(self, datafile).",

@@ -73,14 +73,15 @@ def launch(
     from ray_reproducer.actors import ray_cluster, supervisor
 
     stop = supervisor.StopFlag()
-    # Connecting replaces the handler of SIGTERM, so ours come after it.
-    ray_cluster.connect(ray_settings)
     console = Console(file=sys.stderr)
     results = ResultsWriter(sys.stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
     live = console.is_terminal and not (results and sys.stdout.isatty())
     display = Display(_title(settings), console, live=live, line_interval_s=line_interval_s)
-    with _Signals(stop, display), display, _log_records_shown(display, log_level):
-        done = supervisor.run(settings, _Observer(display, results), stop)
+    with display, _log_records_shown(display, log_level):
+        # Connecting replaces the handler of SIGTERM, so ours come after it.
+        ray_cluster.connect(ray_settings)
+        with _Signals(stop, display):
+            done = supervisor.run(settings, _Observer(display, results), stop)
     names = _names(settings)
     sys.stderr.write(f"{summary(done.progress, done.seconds, names, stopped=done.stopped)}\n")
     return done.exit_code

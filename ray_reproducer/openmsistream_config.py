@@ -41,7 +41,7 @@ _AUTO_COMMIT: Final = (
     "auto.commit.interval.ms",
     "enable.auto.offset.store",
 )
-_UNSET: Final = re.compile(r"\$(\w+|\{[^}]*\})")
+_VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,18 @@ def _value(path: Path, parser: configparser.ConfigParser, section: str, key: str
         value = parser.get(section, key, raw=True)
     if not value.startswith("$"):
         return value
-    expanded = os.path.expandvars(value)
-    unset = _UNSET.match(expanded)
+    unset = [name for name in _variables(value) if name not in os.environ]
     if unset:
-        name = unset.group(1).strip("{}")
+        name = unset[0]
         raise ConfigurationError(
             f"{key} in [{section}] of {path} is taken from the environment variable {name}, which is not set.",
             hint=f"Set it: export {name}=...",
         )
-    return expanded
+    return os.path.expandvars(value)
+
+
+def _variables(value: str) -> list[str]:
+    return [match.group(1).strip("{}") for match in _VARIABLE.finditer(value)]
 
 
 def _check_serializers(path: Path, section: str, settings: dict[str, str]) -> None:

@@ -195,8 +195,8 @@ def test_secret_keys_are_known_and_refused_literally(key: str) -> None:
         f"{group}={{{name}: hunter2}}",
         f"{key}=${{oc.env:NAME,hunter2}}",
     ]
-    attempts: list[Callable[[], None]] = [partial(refuse_secrets_in_overrides, [override]) for override in overrides]
-    for attempt in [*attempts, partial(refuse_secrets_in_config, config)]:
+    attempts = [partial(refuse_secrets_in_overrides, [override]) for override in overrides]
+    for attempt in (*attempts, partial(refuse_secrets_in_config, config)):
         with pytest.raises(ConfigurationError, match="secret") as caught:
             attempt()
         assert "hunter2" not in str(caught.value)
