@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from ray_reproducer.core.assembly import SegmentSlice
 from ray_reproducer.core.chunk import FileVersion
+from ray_reproducer.core.errors import IllegalEventError
 from ray_reproducer.core.intake import Delivery
 from ray_reproducer.core.ledger import PartitionCommit
 from ray_reproducer.core.outcome import Failure, Outcome
@@ -78,6 +79,15 @@ class SlotsChanged:
     """The cluster can run this many tasks at a time."""
 
     slots: int
+
+    def __post_init__(self) -> None:
+        """Check that the number can be true.
+
+        Raises:
+            IllegalEventError: it is negative.
+        """
+        if self.slots < 0:
+            raise IllegalEventError(f"{self.slots} slots")
 
 
 @dataclass(frozen=True, slots=True)

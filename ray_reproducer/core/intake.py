@@ -42,7 +42,7 @@ class Delivery:
         poison: (partition, offset, what it is) for messages that are no chunks.
         done_before: ids of versions of which offsets were passed over because they are done.
         messages: how many messages it took.
-        size_bytes: length of the chunks' data.
+        size_bytes: length of the chunks' data, and of what is kept of poison.
         filtered: how many messages were left out by the path filter.
     """
 
@@ -53,6 +53,24 @@ class Delivery:
     messages: int = 0
     size_bytes: int = 0
     filtered: int = 0
+
+    def __post_init__(self) -> None:
+        """Check rule 1: the ledger relies on it, and would only notice much later.
+
+        Raises:
+            IllegalEventError: a partition has two ranges or one that ends before it starts, or an offset is in none.
+        """
+        ranges = {p: range(start, stop) for p, start, stop in self.ranges}
+        if len(ranges) < len(self.ranges) or any(stop < start for _, start, stop in self.ranges):
+            raise IllegalEventError(f"these ranges can not be: {self.ranges}")
+        nowhere = range(0)
+        for receipt in self.receipts:
+            for partition, offset in zip(receipt.partitions, receipt.offsets, strict=True):
+                if offset not in ranges.get(partition, nowhere):
+                    raise IllegalEventError(f"partition {partition}: offset {offset} is outside of {self.ranges}")
+        for partition, offset, _ in self.poison:
+            if offset not in ranges.get(partition, nowhere):
+                raise IllegalEventError(f"partition {partition}: offset {offset} is outside of {self.ranges}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +121,7 @@ class Intake:
         """Take one message.
 
         Raises:
-            IllegalEventError: the offset was taken already.
+            IllegalEventError: the offset was taken already, or the partition is not ours.
         """
         self._advance(partition, offset, offset + 1)
         self._messages += 1
@@ -124,8 +142,12 @@ class Intake:
                 self._multiple.setdefault(version.id, []).append(taken)
 
     def reached(self, partition: int, next_offset: int) -> None:
-        """Take note that nothing more is to be delivered below an offset (end of partition, or data lost)."""
-        if next_offset > self._next[partition]:
+        """Take note that nothing more is to be delivered below an offset (end of partition, or data lost).
+
+        Raises:
+            IllegalEventError: the partition is not ours.
+        """
+        if next_offset > self._next.get(partition, -1):
             self._advance(partition, next_offset, next_offset)
 
     def flush(self) -> Flush | None:
@@ -155,8 +177,9 @@ class Intake:
         return Flush(delivery, segments)
 
     def _advance(self, partition: int, offset: int, next_offset: int) -> None:
-        if offset < self._next[partition]:
-            raise IllegalEventError(f"partition {partition}: offset {offset} after {self._next[partition] - 1}")
+        expected = self._next.get(partition)
+        if expected is None or offset < expected:
+            raise IllegalEventError(f"partition {partition}: offset {offset}, expected {expected} or later")
         self._next[partition] = next_offset
         restored = self._restored.get(partition)
         if restored and offset >= restored.end:

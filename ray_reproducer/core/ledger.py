@@ -8,14 +8,17 @@ Rules (the tests quote their numbers):
    one call, :meth:`Ledger.plan`, together with the versions whose outcomes the transaction carries.
 3. An outcome is carried only if the metadata that records it fits, on every partition that holds a chunk of it.
    One that does not fit waits until the position moves; everything else goes on. Carrying nothing always fits,
-   because offsets above the highest done one need no words.
+   because offsets above the highest done one need no words. Repeats of what is done are never undone: the metadata
+   reaches up to the last of them if there is room, else they are read again and known again for what they are.
 4. A position never moves back.
 5. Until every partition has been read again up to the end of what its committed metadata describes, nothing is
    committed: what is done there is only known chunk by chunk, and any file could prove to be a repeat of it.
 6. Positions that stay the same are committed again before the broker forgets them: ``plan(refresh=True)``.
 
-A version is *opened* by its first chunk and *closed* by the transaction that carries its outcome. A message that
-is no chunk is a version of its own with an id made of its partition and offset (:func:`poison_id`).
+A version is *opened* by its first chunk and *closed* by the transaction that carries its outcome, or because it
+proves to be done already. Chunks of it that come later are repeats. While it is open, none of its offsets is done: the
+commit metadata relies on that. A message that is no chunk is a version of its own with an id made of its partition and
+offset (:func:`poison_id`).
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ from __future__ import annotations
 import hashlib
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ray_reproducer.core import commit_metadata
 from ray_reproducer.core.chunk import VERSION_ID_BYTES
@@ -62,12 +65,12 @@ class CommitPlan:
     Attributes:
         carried: ids of the versions whose outcomes go into the transaction.
         commits: partition -> what to commit; partitions whose committed state stays the same are left out.
-        delivered_to: partition -> up to which offset the plan knows the topic; what comes later is not in it.
+        ends: partition -> up to which offset its metadata says what is done.
     """
 
-    carried: tuple[bytes, ...]
-    commits: Mapping[int, PartitionCommit]
-    delivered_to: Mapping[int, int]
+    carried: tuple[bytes, ...] = ()
+    commits: Mapping[int, PartitionCommit] = field(default_factory=dict)
+    ends: Mapping[int, int] = field(default_factory=dict)
 
 
 def poison_id(partition: int, offset: int) -> bytes:
@@ -76,14 +79,22 @@ def poison_id(partition: int, offset: int) -> bytes:
 
 
 class PartitionLedger:
-    """The ledger of one partition. Only :class:`Ledger` changes it."""
+    """The ledger of one partition. Only :class:`Ledger` changes it.
+
+    Attributes:
+        delivered_to: every offset below was delivered, or never will be.
+        end: up to which offset the committed metadata says what is done.
+        done_to: one more than the highest offset known to be done.
+        committed: what was committed last by this run.
+        undone: version id -> its ascending offsets, for all open versions.
+    """
 
     def __init__(self, topic_id: bytes, start: PartitionStart) -> None:
         """Begin at a committed position, with nothing delivered."""
         self._topic_id = topic_id
         self._caught_up_at = start.restored.end if start.restored else start.position
         self.delivered_to = start.position
-        self.end = self._caught_up_at
+        self.end = self.done_to = self._caught_up_at
         self.committed: PartitionCommit | None = None
         self.undone: dict[bytes, list[int]] = {}
         # (first undone offset, version id), smallest first; an entry is stale when its version was closed.
@@ -113,18 +124,13 @@ class PartitionLedger:
             if offset == offsets[0]:
                 heapq.heappush(self._firsts, (offset, version_id))
 
-    def close(self, version_id: bytes, before: int) -> bool:
-        """Take note that a version is done with its offsets below ``before``; True if it has none above."""
-        offsets = self.undone[version_id]
-        cut = bisect_left(offsets, before)
-        if cut:
-            self.end = max(self.end, offsets[cut - 1] + 1)
-        if cut == len(offsets):
-            del self.undone[version_id]
-            return True
-        self.undone[version_id] = later = offsets[cut:]
-        heapq.heappush(self._firsts, (later[0], version_id))
-        return False
+    def repeat(self, offset: int) -> None:
+        """Take note that an offset repeats a chunk of a version that is done."""
+        self.done_to = max(self.done_to, offset + 1)
+
+    def close(self, version_id: bytes) -> None:
+        """Take note that a version is done, with all its offsets."""
+        self.repeat(self.undone.pop(version_id)[-1])
 
     def position(self, closing: Collection[bytes] = _EMPTY) -> int:
         """Lowest offset that is not done, as it will be once the versions in ``closing`` are."""
@@ -143,22 +149,32 @@ class PartitionLedger:
             heapq.heappush(self._firsts, entry)
         return position
 
-    def commit(self, closing: Collection[bytes]) -> PartitionCommit:
+    def commit(self, closing: Collection[bytes]) -> tuple[PartitionCommit, int]:
         """Compute position and metadata as they will be once the versions in ``closing`` are done.
+
+        Args:
+            closing: ids of versions that have chunks on this partition.
+
+        Returns:
+            what to commit, and up to which offset it says what is done.
 
         Raises:
             MetadataTooLargeError: it can't be said in the space there is.
         """
         position = self.position(closing)
-        end = max(self.end, max((self.undone[v][-1] + 1 for v in closing if v in self.undone), default=0))
-        if end <= position:
-            undone: Mapping[bytes, Sequence[int]] = {}
-            end = position
-        elif closing:
+        undone: Mapping[bytes, Sequence[int]] = self.undone
+        if closing:
             undone = {v: offsets for v, offsets in self.undone.items() if v not in closing}
-        else:
-            undone = self.undone
-        return PartitionCommit(position, commit_metadata.encode(self._topic_id, position, undone, end))
+        needed = max(self.end, position, max((self.undone[v][-1] + 1 for v in closing), default=0))
+        try:
+            return self._encode(position, undone, max(needed, self.done_to))
+        except MetadataTooLargeError:
+            if self.done_to <= needed:
+                raise
+            return self._encode(position, undone, needed)
+
+    def _encode(self, position: int, undone: Mapping[bytes, Sequence[int]], end: int) -> tuple[PartitionCommit, int]:
+        return PartitionCommit(position, commit_metadata.encode(self._topic_id, position, undone, end)), end
 
 
 class Ledger:
@@ -190,6 +206,15 @@ class Ledger:
             holders.append(partition)
         self.partitions[partition].open(version_id, offset)
 
+    def repeat(self, partition: int, offset: int) -> None:
+        """Take note that an offset repeats a chunk of a version that is done."""
+        self.partitions[partition].repeat(offset)
+
+    def close(self, version_id: bytes) -> None:
+        """Take note that an open version is done, with all its offsets."""
+        for partition in self._holders.pop(version_id):
+            self.partitions[partition].close(version_id)
+
     def offsets(self, version_id: bytes) -> dict[int, list[int]]:
         """Where the chunks of an open version are: partition -> ascending offsets."""
         return {p: list(self.partitions[p].undone[version_id]) for p in self._holders[version_id]}
@@ -198,77 +223,69 @@ class Ledger:
         """Lowest offset of a partition that is not done."""
         return self.partitions[partition].position()
 
-    def plan(self, ready: Sequence[bytes], *, refresh: bool = False) -> CommitPlan:
+    def plan(self, ready: Iterable[bytes], *, refresh: bool = False) -> CommitPlan:
         """Choose which outcomes the next transaction carries, and compute what it commits, in one snapshot.
 
         Args:
             ready: ids of the open versions that have an outcome, in the order in which they should go.
             refresh: commit every partition, also those whose state stays the same (rule 6).
         """
-        delivered_to = {p: ledger.delivered_to for p, ledger in self.partitions.items()}
         if not self.caught_up:
-            return CommitPlan((), {}, delivered_to)
-        known = dict(self.partitions)
+            return CommitPlan()
         carried = dict.fromkeys(ready)
-        commits: dict[int, PartitionCommit] = {}
-        waiting = list(known)
+        closing: dict[int, set[bytes]] = {p: set() for p in self.partitions}
+        for version_id in carried:
+            for partition in self._holders[version_id]:
+                closing[partition].add(version_id)
+        drafts: dict[int, tuple[PartitionCommit, int]] = {}
+        waiting = set(self.partitions)
         while waiting:
             partition = waiting.pop()
             try:
-                commits[partition] = known[partition].commit(carried.keys())
+                drafts[partition] = self.partitions[partition].commit(closing[partition])
             except MetadataTooLargeError:
-                left_out = self._too_much(partition, list(carried))
-                if not left_out:
-                    # Nothing of this partition is carried any more: its last committed state stays true.
-                    del known[partition]
-                for version_id in left_out:
+                # With nothing left to close here, the last committed state stays true.
+                drafts.pop(partition, None)
+                for version_id in self._too_much(partition, closing[partition]):
                     del carried[version_id]
-                # Fewer outcomes mean other states on every partition: compute them all again.
-                waiting, commits = list(known), {}
-        if not refresh:
-            commits = {p: c for p, c in commits.items() if c != self.partitions[p].committed}
-        return CommitPlan(tuple(carried), commits, delivered_to)
+                    for holder in self._holders[version_id]:
+                        closing[holder].remove(version_id)
+                        waiting.add(holder)
+        commits = {p: c for p, (c, _) in drafts.items() if refresh or c != self.partitions[p].committed}
+        return CommitPlan(tuple(carried), commits, {p: end for p, (_, end) in drafts.items()})
 
-    def committed(self, plan: CommitPlan) -> frozenset[bytes]:
+    def committed(self, plan: CommitPlan) -> None:
         """Take note that a planned transaction was committed.
 
-        Returns:
-            those of the carried versions that are done and yet have open offsets: chunks that were repeated after
-            the plan was made. They close with the next plan, without an outcome.
+        Chunks of the carried versions that were delivered after the plan was made are repeats.
 
         Raises:
-            IllegalEventError: a position would move back (rule 4).
+            IllegalEventError: a position would move back (rule 4); nothing has changed.
         """
         for partition, commit in plan.commits.items():
-            ledger = self.partitions[partition]
-            if ledger.committed is not None and commit.position < ledger.committed.position:
-                before = ledger.committed.position
-                raise IllegalEventError(f"partition {partition}: the position went back, {before} to {commit.position}")
-            ledger.committed = commit
-        repeated: set[bytes] = set()
+            before = self.partitions[partition].committed
+            if before is not None and commit.position < before.position:
+                raise IllegalEventError(
+                    f"partition {partition}: the position went back, {before.position} to {commit.position}"
+                )
+        for partition, commit in plan.commits.items():
+            self.partitions[partition].committed = commit
+        for partition, end in plan.ends.items():
+            self.partitions[partition].end = end
         for version_id in plan.carried:
-            still_open = [
-                p
-                for p in self._holders.pop(version_id)
-                if not self.partitions[p].close(version_id, plan.delivered_to[p])
-            ]
-            if still_open:
-                self._holders[version_id] = still_open
-                repeated.add(version_id)
-        return frozenset(repeated)
+            self.close(version_id)
 
-    def _too_much(self, partition: int, carried: Sequence[bytes]) -> list[bytes]:
-        """Choose which of the carried versions to leave for later, so that one partition's metadata fits.
+    def _too_much(self, partition: int, closing: Collection[bytes]) -> list[bytes]:
+        """Choose which of the versions to leave for later, so that one partition's metadata fits.
 
         Those with the lowest offsets stay: they let the position move, which is what makes room.
         """
         ledger = self.partitions[partition]
-        here = sorted((v for v in carried if v in ledger.undone), key=lambda v: ledger.undone[v][0])
-        elsewhere = {v for v in carried if v not in ledger.undone}
+        here = sorted(closing, key=lambda v: ledger.undone[v][0])
 
         def fits(count: int) -> bool:
             try:
-                ledger.commit(elsewhere.union(here[:count]))
+                ledger.commit(set(here[:count]))
             except MetadataTooLargeError:
                 return False
             return True

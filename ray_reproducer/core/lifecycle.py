@@ -5,14 +5,16 @@ state       what happens    next
 ==========  ==============  ===========================================================================
 (none)      chunk           ASSEMBLING
 (none)      poison          READY: a message that is no chunk has its dead letter at once
+ASSEMBLING  chunk           ASSEMBLING
 ASSEMBLING  whole           WAITING
 ASSEMBLING  done before     (none): another partition's metadata says that it is a repeat
 WAITING     start           RUNNING
 WAITING     done before     (none)
 RUNNING     answer          READY
 RUNNING     crash           WAITING, to run again alone
-RUNNING     done before     RUNNING: its answer will be ignored
-RUNNING     ignored answer  (none)
+RUNNING     done before     UNWANTED: its answer will be ignored
+UNWANTED    done before     UNWANTED
+UNWANTED    ignored answer  (none)
 READY       plan            COMMITTING
 READY       done before     (none)
 COMMITTING  committed       (none), and remembered as done
@@ -38,6 +40,7 @@ class State(Enum):
     ASSEMBLING = "assembling"
     WAITING = "waiting"
     RUNNING = "running"
+    UNWANTED = "unwanted"
     READY = "ready"
     COMMITTING = "committing"
 
@@ -45,14 +48,16 @@ class State(Enum):
 TRANSITIONS: Final[dict[tuple[State | None, str], State | None]] = {
     (None, "chunk"): State.ASSEMBLING,
     (None, "poison"): State.READY,
+    (State.ASSEMBLING, "chunk"): State.ASSEMBLING,
     (State.ASSEMBLING, "whole"): State.WAITING,
     (State.ASSEMBLING, "done before"): None,
     (State.WAITING, "start"): State.RUNNING,
     (State.WAITING, "done before"): None,
     (State.RUNNING, "answer"): State.READY,
     (State.RUNNING, "crash"): State.WAITING,
-    (State.RUNNING, "done before"): State.RUNNING,
-    (State.RUNNING, "ignored answer"): None,
+    (State.RUNNING, "done before"): State.UNWANTED,
+    (State.UNWANTED, "done before"): State.UNWANTED,
+    (State.UNWANTED, "ignored answer"): None,
     (State.READY, "plan"): State.COMMITTING,
     (State.READY, "done before"): None,
     (State.COMMITTING, "committed"): None,
@@ -106,4 +111,10 @@ class Lifecycle:
             del self._states[version_id]
         else:
             self._states[version_id] = after
+        self.tell(version_id, what, event, now, detail, path)
+
+    def tell(
+        self, version_id: bytes, what: str, event: int, now: Moment, detail: tuple[object, ...] = (), path: str = ""
+    ) -> None:
+        """Let the story know of something that leaves a version's state as it is; arguments as for :meth:`move`."""
         self.story.add(Happening(event, now.monotonic_s, version_id, path, what, detail))

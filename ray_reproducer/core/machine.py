@@ -9,7 +9,7 @@ Rules:
 4. A worker that dies costs its own file (:mod:`pool`), and a file that fails becomes a dead letter.
 5. Consumers are told to hold still only because of what drains on its own: whole files that wait for a worker, and
    outcomes that wait for the broker. Files that are incomplete never stop the reading: what they lack may lie behind.
-6. A chunk of a version that is done, or whole already, is a repeat: its offset closes with its version, its data is
+6. A chunk of a version that is done, or whole already, is a repeat: its offset is done with its version, its data is
    never used. Versions done lately are remembered for that, up to a limit.
 7. A segment is released as soon as no open version needs it, and never twice.
 """
@@ -75,7 +75,6 @@ class Machine:
         self._pool = ExtractionPool(limits.pool)
         self._outcomes: OrderedDict[bytes, Outcome] = OrderedDict()
         self._pending_bytes = 0
-        self._repeats: set[bytes] = set()
         self._done_lately: OrderedDict[bytes, None] = OrderedDict()
         self._segment_users: Counter[int] = Counter()
         self._plan: CommitPlan | None = None
@@ -121,7 +120,7 @@ class Machine:
         if isinstance(event, Delivered):
             for partition, start, stop in event.delivery.ranges:
                 ledger = self._ledger.partitions.get(partition)
-                if ledger is None or start != ledger.delivered_to or stop < start:
+                if ledger is None or start != ledger.delivered_to:
                     raise IllegalEventError(f"partition {partition}: {start} to {stop} was delivered out of turn")
         elif isinstance(event, (TaskFinished, TaskCrashed)):
             versions = self._pool.versions_of(event.task)
@@ -130,10 +129,11 @@ class Machine:
             if isinstance(event, TaskFinished) and len(event.answers) != len(versions):
                 raise IllegalEventError(f"task {event.task}: {len(event.answers)} answers for {len(versions)} files")
         elif isinstance(event, (TransactionCommitted, TransactionAborted)):
-            if self._plan is None:
-                raise IllegalEventError("a transaction ended that nobody asked for")
-        elif isinstance(event, SlotsChanged) and event.slots < 0:
-            raise IllegalEventError(f"{event.slots} slots")
+            refused = event.too_large if isinstance(event, TransactionAborted) else -1
+            if self._plan is None or refused >= len(self._plan.carried):
+                raise IllegalEventError(f"nobody asked for the transaction that ended ({event})")
+        elif isinstance(event, DrainTo) and not event.ends.keys() <= self._ledger.partitions.keys():
+            raise IllegalEventError(f"some of the partitions {sorted(event.ends)} are not read")
 
     def _take(self, event: Event) -> None:  # noqa: C901 - one line for each kind of event
         if isinstance(event, Delivered):
@@ -178,22 +178,20 @@ class Machine:
         self._release({receipt.slice.segment for receipt in delivery.receipts})
 
     def _take_receipt(self, receipt: SegmentReceipt) -> None:
-        version_id = receipt.version.id
-        for partition, offset in zip(receipt.partitions, receipt.offsets, strict=True):
-            self._ledger.open(version_id, partition, offset)
-        state = self._lifecycle.state(version_id)
-        if state is None and version_id in self._done_lately:
-            self._repeats.add(version_id)
-            self._counts["duplicates"] += len(receipt.offsets)
-        elif state is None or state is State.ASSEMBLING:
-            self._assemble(receipt, is_new=state is None)
-        else:
-            self._counts["duplicates"] += len(receipt.offsets)
-
-    def _assemble(self, receipt: SegmentReceipt, *, is_new: bool) -> None:
         version_id, path = receipt.version.id, receipt.version.relative_path
-        if is_new:
-            self._move(version_id, "chunk", tuple(zip(receipt.partitions, receipt.offsets, strict=True)), path)
+        places = tuple(zip(receipt.partitions, receipt.offsets, strict=True))
+        state = self._lifecycle.state(version_id)
+        done = state is State.UNWANTED or (state is None and version_id in self._done_lately)
+        for partition, offset in places:
+            if done:
+                self._ledger.repeat(partition, offset)
+            else:
+                self._ledger.open(version_id, partition, offset)
+        if done or (state is not None and state is not State.ASSEMBLING):
+            self._counts["duplicates"] += len(places)
+            self._lifecycle.tell(version_id, "repeat", self._events, self._now, places, path)
+            return
+        self._move(version_id, "chunk", places, path)
         whole = self._assembly.add(receipt)
         version = self._assembly.get(version_id)
         if version.slices[-1] == receipt.slice:
@@ -209,21 +207,21 @@ class Machine:
         if state is None:
             return
         self._move(version_id, "done before")
-        if state is State.RUNNING:
+        if state is State.UNWANTED:
             return
+        self._ledger.close(version_id)
         if state is State.WAITING:
             self._pool.discard(version_id)
         if state is State.READY:
             self._drop_outcome(version_id)
-        else:
+        elif state is not State.RUNNING:
             self._drop_data(version_id)
-        self._repeats.add(version_id)
 
     # ------------------------------------------------------------ what workers say
 
     def _crashed(self, event: TaskCrashed) -> None:
         for version_id, failure in self._pool.crashed(event.task, event.cause, event.detail).items():
-            if failure is not None or version_id in self._done_lately:
+            if failure is not None or self._lifecycle.state(version_id) is State.UNWANTED:
                 self._answered(version_id, failure or Failure(event.cause, event.detail))
             else:
                 self._move(version_id, "crash", (event.task, event.cause, event.detail))
@@ -231,10 +229,8 @@ class Machine:
 
     def _answered(self, version_id: bytes, answer: bytes | Failure) -> None:
         version = self._drop_data(version_id).version
-        if version_id in self._done_lately:
+        if self._lifecycle.state(version_id) is State.UNWANTED:
             self._move(version_id, "ignored answer", (), version.relative_path)
-            self._repeats.add(version_id)
-            self._plan_may_differ = True
             return
         if isinstance(answer, Failure):
             offsets = self._ledger.offsets(version_id)
@@ -249,22 +245,20 @@ class Machine:
     def _transaction_committed(self) -> None:
         plan = self._end_plan()
         carried: list[Outcome] = []
+        self._ledger.committed(plan)
         for version_id in plan.carried:
-            if version_id in self._outcomes:
-                outcome = self._drop_outcome(version_id)
-                carried.append(outcome)
-                self._move(version_id, "committed", (), outcome.path)
-                self._remember(version_id)
-                self._counts[outcome.kind] += 1
-                if outcome.reason:
-                    self._reasons[outcome.reason] += 1
-        self._repeats.difference_update(plan.carried)
-        self._repeats.update(self._ledger.committed(plan))
+            outcome = self._drop_outcome(version_id)
+            carried.append(outcome)
+            self._move(version_id, "committed", (), outcome.path)
+            self._remember(version_id)
+            self._counts[outcome.kind] += 1
+            if outcome.reason:
+                self._reasons[outcome.reason] += 1
         if carried:
             self._out.append(Announce(tuple(carried)))
 
     def _transaction_aborted(self, too_large: int) -> None:
-        versions = [v for v in self._end_plan().carried if v in self._outcomes]
+        versions = self._end_plan().carried
         for version_id in versions:
             self._move(version_id, "aborted")
         if too_large >= 0:
@@ -306,16 +300,15 @@ class Machine:
         self._last_plan_s = now_s
         self._plan_may_differ = False
         ready = list(islice(self._outcomes, self._limits.max_records))
-        plan = self._ledger.plan([*ready, *self._repeats], refresh=refresh)
+        plan = self._ledger.plan(ready, refresh=refresh)
         if refresh:
             self._last_refresh_s = now_s
         if not plan.carried and not plan.commits:
             return
         self._plan = plan
-        carried = [v for v in plan.carried if v in self._outcomes]
-        for version_id in carried:
+        for version_id in plan.carried:
             self._move(version_id, "plan")
-        self._out.append(Commit(tuple(self._outcomes[v] for v in carried), plan.commits))
+        self._out.append(Commit(tuple(self._outcomes[v] for v in plan.carried), plan.commits))
 
     def _nothing_to_come(self) -> bool:
         """Whether waiting longer would add nothing to a transaction."""

@@ -43,7 +43,8 @@ class Story:
 
     def of_path(self, path: str) -> list[Happening]:
         """Return what happened to all versions of a file, oldest first."""
-        return [h for h in self._happenings if h.path == path]
+        ids = {h.version_id for h in self._happenings if h.path == path}
+        return [h for h in self._happenings if h.version_id in ids]
 
     def of_offset(self, partition: int, offset: int) -> list[Happening]:
         """Return what happened to the file version or message that an offset holds, oldest first."""
