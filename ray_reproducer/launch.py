@@ -10,12 +10,13 @@ Rules:
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,7 @@ from ray_reproducer.observability.summary import RunNames, summary
 if TYPE_CHECKING:
     from ray_reproducer.actors.supervisor import StopFlag
 
+_LOG: Final = logging.getLogger("ray_reproducer.ray")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _ANSWERS: Final = {
     1: "finishing what is in flight, then leaving. Once more: leave now.",
@@ -70,14 +72,16 @@ def launch(
     Raises:
         ReproducerError: broker, Ray or output directory don't allow it.
     """
-    from ray_reproducer.actors import ray_cluster, supervisor
+    from ray_reproducer.actors import preflight, ray_cluster, supervisor
 
     stop = supervisor.StopFlag()
+    stdout = sys.stdout
     console = Console(file=sys.stderr)
-    results = ResultsWriter(sys.stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
-    live = console.is_terminal and not (results and sys.stdout.isatty())
+    results = ResultsWriter(stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
+    live = console.is_terminal and not (results and stdout.isatty())
     display = Display(_title(settings), console, live=live, line_interval_s=line_interval_s)
-    with display, _log_records_shown(display, log_level):
+    with display, _log_records_shown(display, log_level), redirect_stdout(_RayTalk()):
+        preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
         ray_cluster.connect(ray_settings)
         with _Signals(stop, display):
@@ -117,6 +121,23 @@ class _ShowRecords(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
         self._display.message(record.levelno, self.format(record))
+
+
+class _RayTalk(io.TextIOBase):
+    """Takes the place of ``sys.stdout``: Ray prints there what its daemons say, for instance that a worker has ended.
+
+    What of it matters to a person, the program says itself; the rest goes to the log with level DEBUG.
+    """
+
+    def writable(self) -> bool:
+        """Return True: it can be printed to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Log what is printed."""
+        if text.strip():
+            _LOG.debug("%s", text.strip())
+        return len(text)
 
 
 @contextmanager

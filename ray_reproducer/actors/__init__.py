@@ -2,3 +2,8 @@
 
 The decisions are in ``core``; what is here carries them out.
 """
+
+import os
+
+# Ray would hold back what its daemons say, and print it to stdout when the process ends. It reads this when imported.
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")

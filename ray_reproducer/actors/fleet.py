@@ -15,6 +15,7 @@ from ray_reproducer.actors.committer import CommitterActor, CommitterSettings, N
 from ray_reproducer.actors.consumer import ConsumerActor, ConsumerSettings
 from ray_reproducer.actors.extraction import ExtractionJob, JobReference
 from ray_reproducer.actors.extraction_task import warm_up
+from ray_reproducer.actors.preflight import BROKER_TIMEOUT_S, look_at_topics
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.core.batching import BatchLimits
 from ray_reproducer.core.errors import ExtractorError, ReproducerError
@@ -23,8 +24,6 @@ from ray_reproducer.core.limits import MachineLimits, PoolLimits
 from ray_reproducer.core.outcome import Origin
 from ray_reproducer.kafka import admin
 
-BROKER_TIMEOUT_S: Final = 20.0
-"""How long the broker may take to answer at the start: a wrong address is to be told within half a minute."""
 ANSWER_TIMEOUT_S: Final = 60.0
 """How long an actor may take to answer: Ray starts it first, on a machine that may be busy."""
 STOP_TIMEOUT_S: Final = 5.0
@@ -64,7 +63,7 @@ class Fleet:
         slots = ray_cluster.slots(settings.extraction.num_cpus)
         job = self._job()
         self._warming = warm_up(job, settings.extraction.num_cpus, slots)
-        topic = self._look_at_topics()
+        topic = look_at_topics(settings)
         limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
         begin = {p: low if settings.start == "earliest" else high for p, (low, high) in limits.items()}
         committer = ray.remote(**_ACTOR)(CommitterActor)
@@ -125,20 +124,6 @@ class Fleet:
 
     def _tell(self, method: str, *arguments: object) -> None:
         _result(getattr(self._committer, method).remote(*arguments))
-
-    def _look_at_topics(self) -> admin.TopicDescription:
-        settings, clients = self._settings, self._settings.clients
-        if settings.upload is not None and settings.create_topics:
-            admin.ensure_topic(clients, settings.source_topic, None, BROKER_TIMEOUT_S)
-        topic = admin.describe_topic(clients, settings.source_topic, BROKER_TIMEOUT_S)
-        for name in (settings.results_topic, settings.dead_letters_topic):
-            if settings.create_topics:
-                admin.ensure_topic(clients, name, len(topic.partitions), BROKER_TIMEOUT_S)
-            else:
-                admin.describe_topic(clients, name, BROKER_TIMEOUT_S)
-        if not settings.embedded:
-            admin.refuse_group_with_members(clients, settings.group_id, BROKER_TIMEOUT_S)
-        return topic
 
     def _shares(self, starts: Mapping[int, PartitionStart]) -> list[dict[int, PartitionStart]]:
         """Deal the partitions out to the consumers."""
