@@ -12,6 +12,7 @@ from kafka_broker.directory import CACHE, locked
 from kafka_broker.waiting import KafkaScriptError, run, say
 
 KAFKA_VERSION = "4.3.1"
+_DEPENDENCY_PLUGIN_VERSION = "3.8.1"  # asks for Maven 3.6.3 or newer
 _JAVA_MINIMUM = 17
 _DOWNLOAD_ATTEMPTS = 3
 _POM = Path(__file__).resolve().parent / "pom.xml"
@@ -74,9 +75,13 @@ def find_jars() -> Path:
 
 
 def _fetch_jars(target: Path) -> None:
-    """Let Maven copy the jars; a network that stutters is tried again."""
-    command = ["mvn", "-q", "-B", "-f", str(_POM), f"-Dkafka.version={KAFKA_VERSION}"]
-    command += ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={target}"]
+    """Let Maven copy the jars; a network that stutters is tried again.
+
+    Without ``--update-snapshots`` Maven would remember what it did not find, and not ask again.
+    """
+    command = ["mvn", "--batch-mode", "--no-transfer-progress", "--update-snapshots", "--file", str(_POM)]
+    command += [f"-Dkafka.version={KAFKA_VERSION}", "-DincludeScope=runtime", f"-DoutputDirectory={target}"]
+    command += [f"org.apache.maven.plugins:maven-dependency-plugin:{_DEPENDENCY_PLUGIN_VERSION}:copy-dependencies"]
     for attempts_left in reversed(range(_DOWNLOAD_ATTEMPTS)):
         try:
             run(command, what="fetching Kafka's jars", timeout_s=600)
