@@ -104,7 +104,7 @@ class TransactionalDelivery:
         transactional_id: str,
         on_trouble: Callable[[str], None],
     ) -> None:
-        self._partitions = tuple(partitions)
+        self._partitions = set(partitions)
         self._transactional_id = transactional_id
         self._closed = threading.Event()
         self._health = faults.Health(on_trouble)
@@ -120,7 +120,7 @@ class TransactionalDelivery:
     def start(self) -> dict[int, CommittedOffset]:
         """See ``Delivery.start``."""
         self._initialise()
-        self._known = self._group.read(self._partitions)
+        self._known = self._group.read(sorted(self._partitions))
         self._health.well()
         return dict(self._known)
 
@@ -128,8 +128,11 @@ class TransactionalDelivery:
         """See ``Delivery.deliver``."""
         if records and all(self._known.get(partition) == sent for partition, sent in offsets.items()):
             raise IllegalEventError("records were handed over whose positions are committed already")
+        self._partitions.update(offsets)  # a topic may get more partitions
         if not self._outbox.is_open:
             self._resume()
+        with self._health.old_news():
+            self._outbox.producer.poll(0)
         deadline_s = time.monotonic() + self._timeout_s
         try:
             self._outbox.producer.begin_transaction()
@@ -195,7 +198,7 @@ class TransactionalDelivery:
 
     def _decide(self, sent: Mapping[int, CommittedOffset]) -> bool:
         """Compare what is committed with what was sent and what was there before (rule 4)."""
-        found = self._group.read(self._partitions)
+        found = self._group.read(sorted(self._partitions))
         if found == self._known:
             # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
             return all(found.get(partition) == position for partition, position in sent.items())
@@ -207,7 +210,7 @@ class TransactionalDelivery:
     def _resume(self) -> None:
         """Begin with a new producer after the last one was given up between transactions."""
         self._initialise()
-        if self._group.read(self._partitions) != self._known:
+        if self._group.read(sorted(self._partitions)) != self._known:
             raise self._fenced("the committed positions are not ours")
 
     def _abort(self, deadline_s: float) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -34,6 +35,7 @@ _TOO_LARGE: Final = frozenset(
     (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 )
 _AUTHENTICATION: Final = frozenset((KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED))
+_PURGED: Final = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))
 _VAGUE: Final = frozenset((KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN))
 _TIMING: Final = re.compile(r" \(after \d+ms.*\)$")
 _UNSUPPORTED: Final = frozenset((KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE))
@@ -92,6 +94,11 @@ def is_too_large(error: KafkaError) -> bool:
     return error.code() in _TOO_LARGE
 
 
+def is_purged(error: KafkaError) -> bool:
+    """Whether a record was thrown away by the client, because of something else."""
+    return error.code() in _PURGED
+
+
 def is_unsupported(error: KafkaError) -> bool:
     """Whether the broker lacks what was asked for."""
     return error.code() in _UNSUPPORTED
@@ -132,11 +139,23 @@ class Health:
         self._on_trouble = on_trouble
         self.trouble = ""
         self.disturbed_at_s = 0.0
+        self._is_listening = True
 
     def on_error(self, error: KafkaError) -> None:
         """Take an error that belongs to no single call (the library's ``error_cb``)."""
+        if not self._is_listening:
+            return
         self.disturbed_at_s = time.monotonic()
         self.report(text(error), vague=is_vague(error))
+
+    @contextmanager
+    def old_news(self) -> Iterator[None]:
+        """Take no notice of errors that come within: they are about connections that idled, hours ago perhaps."""
+        self._is_listening = False
+        try:
+            yield
+        finally:
+            self._is_listening = True
 
     def report(self, trouble: str, *, vague: bool = False) -> None:
         """Say what is wrong, as long as it lasts; something vague does not replace what is known already."""

@@ -59,6 +59,7 @@ class GroupOffsets:
 
     def membership(self) -> Any:
         """What a transactional producer needs to commit for this group."""
+        self._consumer.poll(0)  # hears what has happened to its connection, so that it does not pile up
         return self._consumer.consumer_group_metadata()
 
     def positions(self, offsets: Mapping[int, CommittedOffset]) -> list[TopicPartition]:

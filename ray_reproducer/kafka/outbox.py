@@ -124,13 +124,13 @@ class Outbox:
                     break
                 except BufferError:
                     producer.poll(_POLL_S)
-                    self._give_up_after(deadline_s)
+                    self._give_up_after(deadline_s, records)
                 except KafkaException as exception:
                     if faults.is_too_large(faults.of(exception)):
                         raise _too_large(index, record, faults.of(exception)) from None
                     raise
         while self._flush(producer):
-            self._give_up_after(deadline_s)
+            self._give_up_after(deadline_s, records)
         if self._failures:
             self._raise_failure(records)
 
@@ -149,16 +149,18 @@ class Outbox:
         if error is not None:
             self._failures.append((error, message))
 
-    def _give_up_after(self, deadline_s: float) -> None:
-        if self._failures:
-            raise DeliveryFailedError(self._failures[0][0])
+    def _give_up_after(self, deadline_s: float, records: Sequence[Record]) -> None:
+        if self._failures:  # then a transaction can't succeed any more, and the library sends nothing more of it
+            self._raise_failure(records)
         if time.monotonic() >= deadline_s:
             raise DeliveryFailedError(KafkaError(faults.TIMED_OUT, "the broker did not take the records in time"))
 
     def _raise_failure(self, records: Sequence[Record]) -> None:
         refused = [(error, message) for error, message in self._failures if faults.is_too_large(error)]
         if not refused:
-            raise DeliveryFailedError(self._failures[0][0])
+            # What was thrown away because of another failure does not say why.
+            reasons = [error for error, _ in self._failures if not faults.is_purged(error)]
+            raise DeliveryFailedError(reasons[0] if reasons else self._failures[0][0])
         error, message = refused[0]
         if len(refused) > 1 and self._batch_bytes > 1:
             self._batch_bytes = max(1, min(self._batch_bytes, _size(refused)) // _SMALLER)
