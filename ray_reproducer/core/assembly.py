@@ -8,11 +8,13 @@ Rules:
 3. A chunk that repeats one already held adds nothing; its data is not used.
 4. What is held are references: which entries of which segment, in the order of arrival. The bytes stay where the
    consumers put them.
+5. A segment is used as long as an open version holds a chunk in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -92,6 +94,7 @@ class Assembly:
     def __init__(self) -> None:
         """Begin with nothing."""
         self._open: dict[bytes, OpenVersion] = {}
+        self._users: Counter[int] = Counter()
 
     def __contains__(self, version_id: bytes) -> bool:
         """Whether chunks of the version are held."""
@@ -118,6 +121,7 @@ class Assembly:
         version.held.update(receipt.indices)
         if len(version.held) > before:
             version.slices.append(receipt.slice)
+            self._users[receipt.slice.segment] += 1
             version.size_bytes += receipt.size_bytes
         version.newest_ms = max(version.newest_ms, receipt.timestamp_ms)
         return version.whole
@@ -128,4 +132,13 @@ class Assembly:
 
     def take(self, version_id: bytes) -> OpenVersion:
         """Return an open version and forget it; KeyError if it is not open."""
-        return self._open.pop(version_id)
+        version = self._open.pop(version_id)
+        for piece in version.slices:
+            self._users[piece.segment] -= 1
+            if not self._users[piece.segment]:
+                del self._users[piece.segment]
+        return version
+
+    def unused(self, segments: Iterable[int]) -> tuple[int, ...]:
+        """Return those of the segments that no open version uses."""
+        return tuple(segment for segment in segments if segment not in self._users)

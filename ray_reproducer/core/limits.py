@@ -39,7 +39,8 @@ class MachineLimits:
     Attributes:
         commit_interval_s: how long outcomes are collected for a transaction. A transaction costs the broker 10-30 ms
             whatever it carries, and readers see nothing before its end.
-        max_records: outcomes in one transaction: it should stay well below the transaction timeout.
+        max_records: outcomes in one transaction: it should stay well below the transaction timeout. More go together
+            only if fewer do not fit the commit metadata.
         max_waiting_bytes: whole files that may wait for a worker before consumers hold still.
         max_waiting_files: the same by number.
         max_pending_bytes: outcomes that may wait for the broker before consumers hold still.

@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from itertools import islice
 
@@ -76,7 +75,6 @@ class Machine:
         self._outcomes: OrderedDict[bytes, Outcome] = OrderedDict()
         self._pending_bytes = 0
         self._done_lately: OrderedDict[bytes, None] = OrderedDict()
-        self._segment_users: Counter[int] = Counter()
         self._plan: CommitPlan | None = None
         self._plan_may_differ = True
         self._last_plan_s = now.monotonic_s
@@ -192,13 +190,9 @@ class Machine:
             self._lifecycle.tell(version_id, "repeat", self._events, self._now, places, path)
             return
         self._move(version_id, "chunk", places, path)
-        whole = self._assembly.add(receipt)
-        version = self._assembly.get(version_id)
-        if version.slices[-1] == receipt.slice:
-            self._segment_users[receipt.slice.segment] += 1
-        if whole:
+        if self._assembly.add(receipt):
             self._move(version_id, "whole", (), path)
-            self._pool.wait(version_id, version.size_bytes)
+            self._pool.wait(version_id, self._assembly.get(version_id).size_bytes)
 
     def _learn_done(self, version_id: bytes) -> None:
         """Take note that the committed metadata knows a version as done, whatever was thought of it so far."""
@@ -301,6 +295,9 @@ class Machine:
         self._plan_may_differ = False
         ready = list(islice(self._outcomes, self._limits.max_records))
         plan = self._ledger.plan(ready, refresh=refresh)
+        if len(plan.carried) < len(ready) < len(self._outcomes):
+            # What does not fit may have to wait for one that is not among the first: they may fit together only.
+            plan = self._ledger.plan(self._outcomes, refresh=refresh)
         if refresh:
             self._last_refresh_s = now_s
         if not plan.carried and not plan.commits:
@@ -355,15 +352,11 @@ class Machine:
 
     def _drop_data(self, version_id: bytes) -> OpenVersion:
         version = self._assembly.take(version_id)
-        self._segment_users.subtract(version.segments())
         self._release(version.segments())
         return version
 
-    def _release(self, segments: Iterable[int]) -> None:
-        unused = tuple(segment for segment in segments if self._segment_users[segment] <= 0)
-        for segment in unused:
-            del self._segment_users[segment]
-        if unused:
+    def _release(self, segments: set[int]) -> None:
+        if unused := self._assembly.unused(segments):
             self._out.append(ReleaseSegments(unused))
 
     def _remember(self, version_id: bytes) -> None:
