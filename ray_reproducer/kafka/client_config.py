@@ -52,6 +52,8 @@ _DEFAULTS: Final[Mapping[str, Value]] = {
     "client.id": "ray_reproducer",
     # Connection trouble reaches us through error_cb; the library would print a line per attempt besides.
     "log_level": 2,
+    # A broker that is back is found again within two seconds; the library's own limit is ten.
+    "reconnect.backoff.max.ms": 2000,
 }
 
 
