@@ -205,7 +205,7 @@ def _unpack(value: bytes) -> list[Any]:
     # msgpack documents ValueError's family and its own exceptions; nested junk may also raise
     # TypeError (unhashable keys) or RecursionError-like StackError, which is a ValueError.
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise NotAChunkError(f"the message is not msgpack of a chunk: {error or type(error).__name__}") from None
+        raise NotAChunkError(f"the message is not msgpack of a chunk: {str(error) or type(error).__name__}") from None
     if not isinstance(fields, list):
         raise NotAChunkError(f"the message is msgpack of {type(fields).__name__}, not an array of 9 or 10 elements")
     if len(fields) not in (_FIELDS_WITHOUT_MTIME, _FIELDS):
