@@ -70,6 +70,7 @@ class Display:
         self._last_line_s = clock()
         self._meter = RateMeter()
         self._trouble = ""
+        self._latest: tuple[Progress, Rates] | None = None
         self._gate = MessageGate(clock)
         self._live: Live | None = None
 
@@ -77,7 +78,7 @@ class Display:
         """Put the panel up; without a terminal, say what begins."""
         if self._is_live:
             self._live = Live(
-                self._panel(Progress(), Rates()),
+                get_renderable=self._panel,  # drawn anew each time: the clock goes on while nothing else happens
                 console=self._console,
                 refresh_per_second=REFRESH_PER_S,
                 transient=True,  # the summary takes its place
@@ -103,10 +104,9 @@ class Display:
         """Show where the run is."""
         now_s = self._clock()
         rates = self._meter.add(progress, now_s)
+        self._latest = (progress, rates)
         self._say_trouble(progress.broker_trouble)
-        if self._live is not None:
-            self._live.update(self._panel(progress, rates))
-        elif now_s - self._last_line_s >= self._line_interval_s:
+        if self._live is None and now_s - self._last_line_s >= self._line_interval_s:
             self._last_line_s = now_s
             self._print(_line(progress, rates, now_s - self._started_s))
 
@@ -135,7 +135,8 @@ class Display:
         # As it is: a path like [red].csv is no markup, and a log file has no width to wrap at.
         self._console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
-    def _panel(self, progress: Progress, rates: Rates) -> Group:
+    def _panel(self) -> Group:
+        progress, rates = self._latest or (Progress(), Rates())
         elapsed = duration(self._clock() - self._started_s)
         width = self._console.width
         pairs = max(1, min(3, width // _PAIR_WIDTH))
@@ -151,7 +152,8 @@ class Display:
             cells = [cell for label, value in row for cell in (Text(""), Text(label), value)]
             table.add_row(*cells[1:])
         title = Text(f"{self._title} · {elapsed}", style="bold", no_wrap=True, overflow="ellipsis")
-        broker = Text(f"broker: {progress.broker_trouble or 'ok'}", no_wrap=True, overflow="ellipsis")
+        state = f"broker: {progress.broker_trouble or 'ok'}" if self._latest else "starting..."
+        broker = Text(state, no_wrap=True, overflow="ellipsis")
         broker.stylize("yellow" if progress.broker_trouble else "dim")
         return Group(title, table, broker)
 

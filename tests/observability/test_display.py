@@ -43,7 +43,7 @@ def panel_lines(width: int, progress: Progress) -> list[str]:
         assert display._live is not None
         paper = Console(file=io.StringIO(), width=width)
         with paper.capture() as captured:
-            paper.print(display._live.renderable)
+            paper.print(display._live.get_renderable())
     return captured.get().splitlines()
 
 
@@ -53,6 +53,17 @@ def test_the_panel_keeps_its_layout_whatever_the_numbers_and_the_width(width: in
     assert len(busy) == len(idle)
     assert max(map(len, busy)) <= width
     assert max(map(len, idle)) <= width
+
+
+def test_the_clock_of_the_panel_goes_on_while_nothing_else_happens() -> None:
+    clock, paper = Clock(), Console(file=io.StringIO(), width=80)
+    with Display("title", Console(file=io.StringIO(), force_terminal=True, width=80), clock=clock) as display:
+        clock.now_s = 7
+        assert display._live is not None
+        with paper.capture() as captured:
+            paper.print(display._live.get_renderable())
+    assert "title · 7.0 s" in captured.get()
+    assert "starting..." in captured.get()
 
 
 def test_the_panel_shows_every_number() -> None:
