@@ -1,0 +1,98 @@
+"""Which file versions are whole."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_reproducer.core.assembly import Assembly, SegmentReceipt, SegmentSlice
+from ray_reproducer.core.chunk import FileVersion
+
+
+def version(name: str = "a", n_chunks: int = 3, content: int = 0) -> FileVersion:
+    return FileVersion("", name, "", bytes([content]) * 64, n_chunks)
+
+
+def receipt(of: FileVersion, *indices: int, segment: int = 1, first: int = 0, at_ms: int = 0) -> SegmentReceipt:
+    count = len(indices)
+    return SegmentReceipt(
+        of, SegmentSlice(segment, first, count), (0,) * count, tuple(indices), indices, 10 * count, at_ms
+    )
+
+
+def test_rule_1_a_version_is_whole_when_each_chunk_is_held_once() -> None:
+    assembly = Assembly()
+    assert not assembly.add(receipt(version(), 3, segment=1))
+    assert not assembly.add(receipt(version(), 1, segment=2))
+    assert version().id in assembly
+    assert assembly.add(receipt(version(), 2, segment=3))
+
+
+def test_rule_1_one_receipt_may_make_a_version_whole() -> None:
+    assert Assembly().add(receipt(version(n_chunks=1), 1))
+    assert Assembly().add(receipt(version(), 1, 2, 3))
+
+
+@given(seed=st.integers(0, 2**32), counts=st.lists(st.integers(1, 6), min_size=1, max_size=6))
+def test_rule_1_chunks_come_in_any_order_interleaved(seed: int, counts: list[int]) -> None:
+    chunks = [(version(f"f{n}", count), index) for n, count in enumerate(counts) for index in range(1, count + 1)]
+    Random(seed).shuffle(chunks)
+    assembly, missing = Assembly(), {n: set(range(1, count + 1)) for n, count in enumerate(counts)}
+    for segment, (of, index) in enumerate(chunks):
+        number = int(of.filename[1:])
+        missing[number].discard(index)
+        assert assembly.add(receipt(of, index, segment=segment)) == (not missing[number])
+    assert len(assembly) == len(counts)
+    assert all(opened.whole for opened in assembly)
+
+
+@pytest.mark.parametrize("other", [version(content=1), version(n_chunks=2), version("b")])
+def test_rule_2_chunks_of_two_versions_never_mix(other: FileVersion) -> None:
+    assembly = Assembly()
+    assembly.add(receipt(version(), 1, 2, segment=1))
+    assert not assembly.add(receipt(other, 1, segment=2))
+    assert assembly.get(version().id).held == {1, 2}
+    assert assembly.get(other.id).held == {1}
+
+
+def test_rule_3_a_repeated_chunk_adds_nothing_and_its_data_is_not_used() -> None:
+    assembly = Assembly()
+    assembly.add(receipt(version(), 1, 2, segment=1, at_ms=5))
+    assert not assembly.add(receipt(version(), 2, segment=2, at_ms=9))
+    held = assembly.get(version().id)
+    assert (held.slices, held.size_bytes) == ([SegmentSlice(1, 0, 2)], 20)
+    assert held.newest_ms == 9
+    assert assembly.unused([1, 2]) == (2,)
+
+
+def test_rule_3_a_receipt_that_adds_one_chunk_is_held_with_its_repeats() -> None:
+    assembly = Assembly()
+    assembly.add(receipt(version(), 1, segment=1))
+    assert assembly.add(receipt(version(), 1, 2, 3, segment=2))
+    assert assembly.get(version().id).slices == [SegmentSlice(1, 0, 1), SegmentSlice(2, 0, 3)]
+
+
+def test_rule_4_references_stand_in_the_order_of_arrival() -> None:
+    assembly = Assembly()
+    for segment, index in [(9, 3), (4, 1), (7, 2)]:
+        assembly.add(receipt(version(), index, segment=segment))
+    held = assembly.take(version().id)
+    assert [piece.segment for piece in held.slices] == [9, 4, 7]
+    assert held.segments() == {4, 7, 9}
+    assert version().id not in assembly
+    with pytest.raises(KeyError):
+        assembly.take(version().id)
+
+
+def test_rule_5_a_segment_is_used_as_long_as_an_open_version_holds_a_chunk_in_it() -> None:
+    assembly = Assembly()
+    files = [version(f"f{n}", 1) for n in range(3)]
+    for first, of in enumerate(files):
+        assembly.add(receipt(of, 1, segment=1, first=first))
+    for of in files:
+        assert assembly.unused([1, 2]) == (2,)
+        assembly.take(of.id)
+    assert assembly.unused([1, 2]) == (1, 2)
