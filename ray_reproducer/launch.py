@@ -86,8 +86,10 @@ def launch(
         ray_cluster.connect(ray_settings)
         with _Signals(stop, display):
             done = supervisor.run(settings, _Observer(display, results), stop)
-    names = _names(settings)
-    sys.stderr.write(f"{summary(done.progress, done.seconds, names, stopped=done.stopped)}\n")
+    said = summary(
+        done.progress, done.seconds, _names(settings), stopped=done.stopped, upload_failures=done.upload_failures
+    )
+    sys.stderr.write(f"{said}\n")
     return done.exit_code
 
 

@@ -17,13 +17,14 @@ _REASONS: Final = {
     "result_too_large": "the metadata is larger than a message may be: max.message.bytes of the topic, or say less",
     "hash_mismatch": "the content is not what was sent: upload the file again",
     "worker_crashed": "the extractor ended its process (crash, out of memory): try the file alone",
+    "out_of_memory": "the extractor took more memory than there is: fewer at a time (extraction.num_cpus=2)",
+    "node_died": "the machine that ran the extractor went away each time: can the file bring a machine down?",
     "timeout": "the extractor took longer than extraction.timeout",
     "tombstone": "a message without content",
     "not_a_chunk": "a message that is no chunk of a file: does another program write to this topic?",
     "bad_chunk_field": "a chunk that contradicts itself: which program sent it?",
     "unsafe_path": "a chunk that names a file outside of the directory: which program sent it?",
     "inconsistent_chunks": "chunks of one file contradict each other: upload the file again",
-    "output_failed": "the file could not be written under output_dir: space, permissions?",
 }
 
 
@@ -50,7 +51,7 @@ class RunNames:
     drain: bool
 
 
-def summary(progress: Progress, seconds: float, names: RunNames, *, stopped: bool) -> str:
+def summary(progress: Progress, seconds: float, names: RunNames, *, stopped: bool, upload_failures: int = 0) -> str:
     """Write the summary of a run.
 
     Args:
@@ -58,8 +59,15 @@ def summary(progress: Progress, seconds: float, names: RunNames, *, stopped: boo
         seconds: how long the run took.
         names: what to call things.
         stopped: whether a person or a signal ended it.
+        upload_failures: files of upload.path that could not be put on the source topic.
     """
-    return "\n".join([_headline(progress, seconds, names, stopped=stopped), *_advice(progress, names, stopped=stopped)])
+    lines = [_headline(progress, seconds, names, stopped=stopped)]
+    if upload_failures:
+        lines.append(
+            f"  {count(upload_failures, 'file')} of upload.path not on {names.source_topic}: the reasons are above."
+        )
+    lines.extend(_advice(progress, names, stopped=stopped))
+    return "\n".join(lines)
 
 
 def _headline(progress: Progress, seconds: float, names: RunNames, *, stopped: bool) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
+from ray_reproducer.core.errors import ChunkError
+from ray_reproducer.core.events import CrashCause
 from ray_reproducer.core.progress import Progress
-from ray_reproducer.observability.summary import RunNames, summary
+from ray_reproducer.observability.summary import _REASONS, RunNames, summary
 
 NAMES = RunNames(
     extractor="xrd_csv",
@@ -56,6 +59,16 @@ def test_an_empty_drain_wonders_about_the_topic() -> None:
     text = summary(Progress(drained=True), 1.0, NAMES, stopped=False)
     assert "Nothing new on raw for group lab" in text
     assert "Nothing new" not in summary(Progress(), 1.0, replace(NAMES, drain=False), stopped=True)
+
+
+def test_files_that_could_not_be_uploaded_are_counted() -> None:
+    text = summary(FINE, 1.0, NAMES, stopped=False, upload_failures=2)
+    assert "2 files of upload.path not on raw: the reasons are above." in text
+
+
+def test_every_reason_that_the_program_gives_is_explained() -> None:
+    reasons = {kind.reason for kind in ChunkError.__subclasses__()} | set(get_args(CrashCause))
+    assert reasons <= set(_REASONS)
 
 
 def test_asides_and_trouble() -> None:
