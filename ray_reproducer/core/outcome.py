@@ -110,10 +110,11 @@ def encode_metadata(returned: object, max_bytes: int) -> bytes | Failure:
         return Failure("not_a_dict", f"the extractor returned {type(returned).__name__}, not a dictionary")
     try:
         value = orjson.dumps(dict(returned), default=_plain, option=_JSON_OPTIONS)
-    # orjson raises JSONEncodeError (a TypeError) for what JSON can't say and RecursionError for deep nesting
-    # in `default`; UnicodeEncodeError for lone surrogates is a JSONEncodeError too.
-    except (TypeError, RecursionError, ValueError) as error:
-        return Failure("not_json", f"the extractor returned something that JSON can't say: {error}")
+    # orjson raises JSONEncodeError (a TypeError) for what JSON can't say. But the mapping is the user's, and reading it
+    # may run code of theirs that raises anything: the attributes of an HDF5 file, say, that is closed by now.
+    except Exception as error:  # noqa: BLE001
+        what = str(error) if isinstance(error, orjson.JSONEncodeError) else f"{type(error).__name__}: {error}"
+        return Failure("not_json", f"the extractor returned something that JSON can't say: {what}")
     if len(value) > max_bytes:
         return Failure(
             "result_too_large", f"the metadata is {len(value)} bytes of JSON; a message may have {max_bytes} bytes"
