@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,14 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from hypothesis import HealthCheck, settings
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
 
 ADMIN_TIMEOUT_S = 30.0
 MARKER_OF_FIXTURE = {"bootstrap_servers": "broker", "openmsistream_python": "peer"}
 
 # No deadline: machines that run tests are busy. "ci" is the same each time; "thorough" is for looking on purpose.
+settings.register_profile("quick", deadline=None, max_examples=20)  # scripts/test unit
 settings.register_profile("dev", deadline=None, max_examples=60)
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.register_profile(
@@ -46,6 +50,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in MARKER_OF_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+
+
+@pytest.fixture(autouse=True)
+def process_as_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test does to the process, running the program in it, does not reach the next test."""
+    path, modules = sys.path.copy(), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in sys.modules.keys() - modules:
+        # Modules that a test wrote: the next one writes another of that name.
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path_factory.getbasetemp()):
+            del sys.modules[name]
+    OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 @pytest.fixture(scope="session")
