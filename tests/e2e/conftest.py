@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -37,6 +38,10 @@ def digest(datafile):
 '''
 
 
+Files = dict[str, bytes]
+"""Relative path -> content."""
+
+
 @dataclass(frozen=True)
 class RecordSeen:
     """One record that a reader with read_committed sees."""
@@ -47,14 +52,19 @@ class RecordSeen:
 
 @dataclass
 class Program:
-    """A running ``python -m ray_reproducer`` with a process group of its own."""
+    """A running ``python -m ray_reproducer`` with a process group of its own; its stderr is in a file."""
 
     process: subprocess.Popen[str]
+    log: Path
+
+    def err(self) -> str:
+        """What it has said on stderr so far."""
+        return self.log.read_text(encoding="utf-8")
 
     def wait(self, deadline_s: float = EXIT_DEADLINE_S) -> tuple[int, str, str]:
         """Wait for its end; return exit code, stdout and stderr."""
-        out, err = self.process.communicate(timeout=deadline_s)
-        return self.process.returncode, out, err
+        out, _ = self.process.communicate(timeout=deadline_s)
+        return self.process.returncode, out, self.err()
 
     def kill(self) -> None:
         """Kill -9 everything that it started, in whatever group, at once."""
@@ -90,18 +100,20 @@ def start_program(workspace: Path) -> Iterator[Callable[..., Program]]:
     running: list[Program] = []
 
     def start(*arguments: str, module: str = "ray_reproducer", **environment: str) -> Program:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=workspace,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        running.append(Program(process))
+        log = workspace.parent / f"stderr{len(running)}.txt"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=workspace,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+            )
+        running.append(Program(process, log))
         return running[-1]
 
     yield start
@@ -142,12 +154,32 @@ def _read_all(consumer: Consumer, topic: str) -> list[RecordSeen]:
         assert message is not None, f"{topic}: no answer within {READ_TIMEOUT_S} s"
         error = message.error()
         if error is None:
-            records.append(RecordSeen(message.key().decode(), json.loads(message.value())))
+            records.append(RecordSeen((message.key() or b"").decode(), json.loads(message.value() or b"null")))
         elif error.code() == KafkaError._PARTITION_EOF:
             open_partitions.discard(message.partition())
         elif error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise KafkaException(error)
     return records
+
+
+def write_files(root: Path, files: Files) -> list[Path]:
+    """Write files below a directory; return where they are."""
+    paths = [root / name for name in files]
+    for path, content in zip(paths, files.values(), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return paths
+
+
+def function_of(workspace: Path, name: str) -> Callable[[Any], dict[str, Any]]:
+    """Import a function of the user's module, to be called here."""
+    spec = importlib.util.spec_from_file_location("my_lab", workspace / "my_lab.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[Any], dict[str, Any]] = getattr(module, name)
+    return function
 
 
 def local_results(root: Path, function: Callable[[Any], dict[str, Any]], paths: Sequence[Path]) -> dict[str, Any]:

@@ -1,19 +1,18 @@
-"""Files from OpenMSIStream's own uploader; the program killed five times in the middle; each file exactly one result."""
+"""Files from OpenMSIStream's own uploader; the program is killed five times; each file has exactly one result."""
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.e2e.conftest import MY_LAB, Program, RecordSeen, local_results
+from tests.e2e.conftest import MY_LAB, Program, RecordSeen, function_of, local_results
 from tests.waiting import wait_until
 
 CHUNK_BYTES = 524_288
@@ -80,6 +79,11 @@ def messages_on(servers: str, topic: str) -> int:
         consumer.close()
 
 
+def ended_or_has(program: Program, read: Callable[[], list[RecordSeen]], expected: float) -> bool:
+    """Whether there are so many results, or no more will come."""
+    return program.process.poll() is not None or len(read()) >= expected
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -109,11 +113,8 @@ def test_each_file_gives_exactly_one_result_though_everything_is_killed_five_tim
 
     for share in KILL_AT:
         program = start_program(*arguments)
-        wait_until(
-            lambda: program.process.poll() is not None or len(read_committed(results)) >= share * len(files),
-            PROGRESS_DEADLINE_S,
-            f"{share:.0%} of the results",
-        )
+        enough = partial(ended_or_has, program, partial(read_committed, results), share * len(files))
+        wait_until(enough, PROGRESS_DEADLINE_S, f"{share:.0%} of the results")
         program.kill()
     code, _, err = start_program(*arguments).wait()
 
@@ -122,15 +123,7 @@ def test_each_file_gives_exactly_one_result_though_everything_is_killed_five_tim
     assert Counter(record.value["path"] for record in seen) == Counter(
         path.relative_to(root).as_posix() for path in files
     )
-    assert {record.value["path"]: record.value for record in seen} == local_results(root, _digest(workspace), files)
+    assert {record.value["path"]: record.value for record in seen} == local_results(
+        root, function_of(workspace, "digest"), files
+    )
     assert read_committed(f"{results}.dead_letters") == []
-
-
-def _digest(workspace: Path) -> Callable[[Any], dict[str, Any]]:
-    spec = importlib.util.spec_from_file_location("my_lab", workspace / "my_lab.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function: Callable[[Any], dict[str, Any]] = module.digest
-    return function

@@ -113,8 +113,7 @@ def test_a_reader_that_goes_away_stops_the_program(
     assert stdout is not None
     stdout.close()
     wait_until(lambda: program.process.poll() is not None, STOP_DEADLINE_S, "the end of the program")
-    assert program.process.stderr is not None
-    err = program.process.stderr.read()
+    err = program.err()
     assert program.process.returncode == 0, err
     assert "Traceback" not in err
     assert "Broken pipe" not in err
