@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, Final
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,6 +20,9 @@ from ray_reproducer.error_report import print_error
 from ray_reproducer.extractor_loading import load, put_working_directory_first, runtime_env_with_code
 from ray_reproducer.hydra_command import Command, run_command
 from ray_reproducer.launch import launch, was_stopped
+
+_STDOUT: Final = 1
+_STDERR: Final = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +51,8 @@ def run_job(config: DictConfig) -> int:
     plain = checked(config, AppConfig)
     put_working_directory_first()
     name = extractor_name(plain["extractor"])
-    extractor = load(plain["extractor"], name, run_arguments(plain, name))
+    with _stdout_on_stderr():
+        extractor = load(plain["extractor"], name, run_arguments(plain, name))
     settings = pipeline_settings(plain, extractor)
     env = plain["ray"]["runtime_env"]
     if plain["ray"]["mode"] is RayMode.cluster:
@@ -58,6 +64,23 @@ def extractor_name(spec: dict[str, Any]) -> str:
     """Name the extractor: the option that was chosen (``+extractor=mine``), else the last part of its target."""
     chosen = HydraConfig.get().runtime.choices.get("extractor")
     return str(chosen) if chosen else str(spec.get("_target_", "")).rpartition(".")[2]
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Let stderr have what user code prints while it is imported and made, by whatever way: stdout is for results."""
+    if sys.stdout is None:
+        yield
+        return
+    sys.stdout.flush()
+    stdout = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, _STDOUT)
+        os.close(stdout)
 
 
 def _job_label() -> str:
