@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -56,7 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def process_as_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a test does to the process, running the program in it, does not reach the next test."""
     path, modules = sys.path.copy(), set(sys.modules)
+    root = logging.getLogger()
+    handlers, level = root.handlers.copy(), root.level
     yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)  # it may write to a stream that ends with the test
+    root.setLevel(level)
     sys.path[:] = path
     for name in sys.modules.keys() - modules:
         # Modules that a test wrote: the next one writes another of that name.
