@@ -41,6 +41,8 @@ class MachineLimits:
             whatever it carries, and readers see nothing before its end.
         max_records: outcomes in one transaction: it should stay well below the transaction timeout. More go together
             only if fewer do not fit the commit metadata.
+        room_retry_s: while outcomes wait for room in the commit metadata and no position moves: how often, in seconds,
+            room is looked for. Looking takes up to a second.
         max_waiting_bytes: whole files that may wait for a worker before consumers hold still.
         max_waiting_files: the same by number.
         max_pending_bytes: outcomes that may wait for the broker before consumers hold still.
@@ -52,6 +54,7 @@ class MachineLimits:
 
     commit_interval_s: float = 0.1
     max_records: int = 10_000
+    room_retry_s: float = 5.0
     max_waiting_bytes: int = 512 * 1024 * 1024
     max_waiting_files: int = 20_000
     max_pending_bytes: int = 64 * 1024 * 1024

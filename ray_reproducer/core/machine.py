@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from datetime import datetime, timezone
-from itertools import islice
 
 from ray_reproducer.core import outcome as outcomes
 from ray_reproducer.core.assembly import Assembly, OpenVersion, SegmentReceipt
@@ -49,6 +48,7 @@ from ray_reproducer.core.ledger import CommitPlan, Ledger, poison_id
 from ray_reproducer.core.lifecycle import Lifecycle, State
 from ray_reproducer.core.limits import MachineLimits, Moment
 from ray_reproducer.core.outcome import Failure, Origin, Outcome
+from ray_reproducer.core.pending import PendingOutcomes
 from ray_reproducer.core.pool import ExtractionPool
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.core.story import Story
@@ -72,8 +72,7 @@ class Machine:
         self._assembly = Assembly()
         self._lifecycle = Lifecycle(limits.story_length)
         self._pool = ExtractionPool(limits.pool)
-        self._outcomes: OrderedDict[bytes, Outcome] = OrderedDict()
-        self._pending_bytes = 0
+        self._outcomes = PendingOutcomes(ledger, limits.max_records, limits.room_retry_s)
         self._done_lately: OrderedDict[bytes, None] = OrderedDict()
         self._plan: CommitPlan | None = None
         self._plan_may_differ = True
@@ -207,7 +206,7 @@ class Machine:
         if state is State.WAITING:
             self._pool.discard(version_id)
         if state is State.READY:
-            self._drop_outcome(version_id)
+            self._outcomes.drop(version_id)
         elif state is not State.RUNNING:
             self._drop_data(version_id)
 
@@ -241,7 +240,7 @@ class Machine:
         carried: list[Outcome] = []
         self._ledger.committed(plan)
         for version_id in plan.carried:
-            outcome = self._drop_outcome(version_id)
+            outcome = self._outcomes.drop(version_id)
             carried.append(outcome)
             self._move(version_id, "committed", (), outcome.path)
             self._remember(version_id)
@@ -258,7 +257,7 @@ class Machine:
         if too_large >= 0:
             version_id = versions[too_large]
             offsets = self._ledger.offsets(version_id)
-            refused = self._drop_outcome(version_id)
+            refused = self._outcomes.drop(version_id)
             letter = outcomes.refused_by_broker(refused, offsets, self._origin, self._iso_time())
             self._add_outcome(version_id, letter)
 
@@ -288,16 +287,15 @@ class Machine:
     def _commit(self) -> None:
         now_s = self._now.monotonic_s
         refresh = now_s - self._last_refresh_s >= self._limits.refresh_interval_s
-        due = now_s - self._last_plan_s >= self._limits.commit_interval_s or self._nothing_to_come()
+        last = self._nothing_to_come()
+        due = last or now_s - self._last_plan_s >= self._limits.commit_interval_s
         if self._plan is not None or not (refresh or (due and self._plan_may_differ)):
+            return
+        if not (refresh or last or self._outcomes.worth_planning(now_s)):
             return
         self._last_plan_s = now_s
         self._plan_may_differ = False
-        ready = list(islice(self._outcomes, self._limits.max_records))
-        plan = self._ledger.plan(ready, refresh=refresh)
-        if len(plan.carried) < len(ready) < len(self._outcomes):
-            # What does not fit may have to wait for one that is not among the first: they may fit together only.
-            plan = self._ledger.plan(self._outcomes, refresh=refresh)
+        plan = self._outcomes.plan(now_s, refresh=refresh)
         if refresh:
             self._last_refresh_s = now_s
         if not plan.carried and not plan.commits:
@@ -318,7 +316,7 @@ class Machine:
         full = (
             pool.waiting_bytes > share * limits.max_waiting_bytes
             or pool.waiting > share * limits.max_waiting_files
-            or (self._plan is not None and self._pending_bytes > share * limits.max_pending_bytes)
+            or (self._plan is not None and self._outcomes.size_bytes > share * limits.max_pending_bytes)
         )
         reading = not (full or self._stopping or self._all_delivered())
         if reading != self._reading:
@@ -342,13 +340,7 @@ class Machine:
 
     def _add_outcome(self, version_id: bytes, outcome: Outcome) -> None:
         self._plan_may_differ = True
-        self._outcomes[version_id] = outcome
-        self._pending_bytes += len(outcome.value)
-
-    def _drop_outcome(self, version_id: bytes) -> Outcome:
-        outcome = self._outcomes.pop(version_id)
-        self._pending_bytes -= len(outcome.value)
-        return outcome
+        self._outcomes.add(version_id, outcome)
 
     def _drop_data(self, version_id: bytes) -> OpenVersion:
         version = self._assembly.take(version_id)

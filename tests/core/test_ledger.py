@@ -209,10 +209,11 @@ def test_rule_3_what_waited_goes_when_the_position_moves(monkeypatch: pytest.Mon
     limit_metadata(monkeypatch, 60)
     ledger = fresh()
     whole = many_holes(ledger, 200)
-    plan = ledger.plan(whole)
-    ledger.committed(plan)
-    waiting = [version_id for version_id in whole if version_id not in plan.carried]
-    assert ledger.plan(waiting).carried == ()
+    waiting = list(whole)
+    while (plan := ledger.plan(waiting)).carried:
+        ledger.committed(plan)
+        waiting = [version_id for version_id in waiting if version_id not in plan.carried]
+    assert waiting
     everything = [*waiting, W, *(numbered(200 + number) for number in range(200))]
     assert set(ledger.plan(everything).carried) == set(everything)
 
