@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import pyarrow as pa
 import ray
 
 from ray_reproducer.actors.extraction import StoredSegment
 from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.core.intake import Intake
 from ray_reproducer.core.ledger import PartitionStart
-from ray_reproducer.core.segment import Segment
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
 
@@ -134,7 +132,7 @@ class ConsumerActor:
         flush = self._intake.flush()
         if flush is None:
             return
-        references = {number: ray.put(_stored(segment)) for number, segment in flush.segments.items()}
+        references = {number: ray.put(StoredSegment.of(segment)) for number, segment in flush.segments.items()}
         if len(self._unacknowledged) >= self._settings.max_unacknowledged:
             ray.get(self._unacknowledged.popleft())
         sent = self._committer.receive.remote(flush.delivery, references, self._source.high_watermarks())
@@ -156,8 +154,3 @@ class ConsumerActor:
 
     def _on_trouble(self, text: str) -> None:
         self._committer.trouble.remote(f"consumer {self._settings.number}", text)
-
-
-def _stored(segment: Segment) -> StoredSegment:
-    """Wrap the buffers so that pickle hands them to the object store without a copy in between."""
-    return StoredSegment(list(segment.entries), [pa.py_buffer(buffer) for buffer in segment.buffers])

@@ -21,20 +21,20 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import msgpack
+import pyarrow as pa
 import ray
 
 from ray_reproducer.core.errors import ExtractorError
 from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.outcome import Failure, encode_metadata
-from ray_reproducer.core.segment import Entry
+from ray_reproducer.core.segment import Entry, Segment
 from ray_reproducer.data_file import DataFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pyarrow as pa
 
 _LOG = logging.getLogger("ray_reproducer.extraction")
 
@@ -75,9 +75,28 @@ class JobReference:
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A segment in the object store: its table, and its data as buffers that are read without a copy."""
+    """A segment in the object store.
 
-    entries: Sequence[Entry]
+    Attributes:
+        table: its entries, as msgpack: pickling thousands of small objects would cost more than their data.
+        buffers: its data, read without a copy.
+    """
+
+    table: bytes
+    buffers: Sequence[pa.Buffer]
+
+    @classmethod
+    def of(cls, segment: Segment) -> StoredSegment:
+        """Wrap a segment so that pickle hands its buffers to the object store without a copy in between."""
+        return cls(msgpack.packb(segment.entries), [pa.py_buffer(buffer) for buffer in segment.buffers])
+
+    def entries(self) -> list[Entry]:
+        """Read the table."""
+        return [Entry(*row) for row in msgpack.unpackb(self.table)]
+
+
+class _OpenSegment(NamedTuple):
+    entries: list[Entry]
     buffers: Sequence[pa.Buffer]
 
 
@@ -103,7 +122,8 @@ def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, S
     """
     extractor = load_extractor(job)
     began = time.perf_counter()
-    answers = tuple(_answer(extractor, job, file, segments) for file in files)
+    opened = {number: _OpenSegment(stored.entries(), stored.buffers) for number, stored in segments.items()}
+    answers = tuple(_answer(extractor, job, file, opened) for file in files)
     return TaskAnswer(answers, time.perf_counter() - began)
 
 
@@ -140,7 +160,7 @@ def load_extractor(job: ExtractionJob) -> Callable[[DataFile], Any]:
 
 
 def _answer(
-    extractor: Callable[[DataFile], Any], job: ExtractionJob, file: FileWork, segments: dict[int, StoredSegment]
+    extractor: Callable[[DataFile], Any], job: ExtractionJob, file: FileWork, segments: dict[int, _OpenSegment]
 ) -> bytes | Failure:
     pieces = _pieces(file, segments)
     if isinstance(pieces, Failure):
@@ -158,9 +178,9 @@ def _answer(
     return encode_metadata(returned, job.max_result_bytes)
 
 
-def _pieces(file: FileWork, segments: dict[int, StoredSegment]) -> list[memoryview] | Failure:
+def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> list[memoryview] | Failure:
     """Find the file's bytes, in order, and check them."""
-    chunks: dict[int, tuple[Entry, StoredSegment]] = {}
+    chunks: dict[int, tuple[Entry, _OpenSegment]] = {}
     for part in file.slices:
         segment = segments[part.segment]
         for entry in segment.entries[part.first : part.first + part.n_entries]:
@@ -193,7 +213,7 @@ def _inconsistent(entry: Entry, expected: int) -> Failure:
 
 
 def _checked(
-    file: FileWork, pieces: list[memoryview], chunks: Sequence[tuple[Entry, StoredSegment]]
+    file: FileWork, pieces: list[memoryview], chunks: Sequence[tuple[Entry, _OpenSegment]]
 ) -> list[memoryview] | Failure:
     digest = hashlib.sha512()
     for piece in pieces:
