@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from typing import Any, Final
 
 from hydra.core.hydra_config import HydraConfig
@@ -57,6 +58,9 @@ def run_job(config: DictConfig) -> int:
     env = plain["ray"]["runtime_env"]
     if plain["ray"]["mode"] is RayMode.cluster:
         env = runtime_env_with_code(env, extractor.module_file)
+        if "working_dir" in env:
+            # What is sent along is the code, also on a node that has an older copy of it at the path of ours.
+            settings = replace(settings, sys_path=())
     return launch(settings, ray_settings(plain, env))
 
 
