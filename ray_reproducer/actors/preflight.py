@@ -21,11 +21,13 @@ def look(settings: PipelineSettings) -> None:
 
     Raises:
         OutputDirectoryError: files are to be written, and can't be.
+        ConfigurationError: a setting of the Kafka clients is none.
         BrokerError: the broker does not answer, or something that is needed there is missing.
     """
     if settings.datafile_mode != "memory":
         OutputDirectory(Path(settings.output_dir)).check()
     if not settings.embedded:
+        settings.clients.check()
         look_at_topics(settings)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import ray
 
 from ray_reproducer.actors.settings import RaySettings
-from ray_reproducer.core.errors import PipelineError
+from ray_reproducer.core.errors import ConfigurationError, PipelineError
 
 _LOCAL_ENVIRONMENT: Final = {
     # A Ray of our own listens on this machine only, and nobody else is to talk to it.
@@ -19,6 +21,9 @@ _LOCAL_ENVIRONMENT: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+PROBE_TIMEOUT_S: Final = 5.0
+"""How long somebody at a cluster's address may take to accept a connection, in seconds."""
 
 
 def connect(settings: RaySettings) -> None:
@@ -50,7 +55,8 @@ def connect(settings: RaySettings) -> None:
             object_store_memory=settings.object_store_memory_bytes,
         )
     else:
-        options["address"] = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
+        options["address"] = address = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
+        _look_for(address)
     try:
         ray.init(**options)
     # Ray has no exception of its own for this: ConnectionError, RuntimeError, ValueError and others occur.
@@ -61,6 +67,28 @@ def connect(settings: RaySettings) -> None:
             hint="Is it running (`ray status`)? Set ray.address=HOST:PORT, or ray=local to use this machine only."
             if settings.mode == "cluster"
             else "Is there enough memory and room in /tmp and /dev/shm?",
+        ) from error
+
+
+def _look_for(address: str) -> None:
+    """Make sure that somebody listens at a cluster's address: Ray itself would try for minutes, saying nothing.
+
+    Raises:
+        PipelineError: nobody does.
+    """
+    place = urlsplit(address if "://" in address else f"gcs://{address}")
+    try:
+        host, port = place.hostname, place.port
+    except ValueError:
+        raise ConfigurationError(f"ray.address={address} is no address", hint="It is HOST:PORT.") from None
+    if host is None or port is None:
+        return  # "auto" and the like: Ray looks on this machine, and says at once if there is nothing
+    try:
+        socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
+    except OSError as error:
+        raise PipelineError(
+            f"the Ray cluster at {address} can't be reached: {error}",
+            hint="Is it running (`ray status`)? Set ray.address=HOST:PORT, or ray=local to use this machine only.",
         ) from error
 
 

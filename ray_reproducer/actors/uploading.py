@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +49,11 @@ class Uploading:
         self._summary: UploadSummary | None = None
         self._condition = threading.Condition()
         self._cancelled = False
-        self._sent = 0
+        self._sent_bytes = 0
         self._read = 0
+        self._unread_bytes = 0
+        # Sizes of the messages on the embedded broker that have not been read, oldest first.
+        self._unread: deque[int] = deque()
 
     def __enter__(self) -> Uploading:
         """Start the embedded broker, if that is what the run is to use."""
@@ -99,7 +103,9 @@ class Uploading:
     def delivered(self, messages: int) -> None:
         """Take note of how many messages of the topic have been read so far."""
         with self._condition:
-            self._read = messages
+            while self._read < messages and self._unread:
+                self._unread_bytes -= self._unread.popleft()
+                self._read += 1
             self._condition.notify_all()
 
     def cancel(self) -> None:
@@ -130,13 +136,18 @@ class Uploading:
         for failure in summary.failures:
             self._tell(logging.ERROR, str(failure))
 
-    def _wait_for_room(self, _total_bytes: int) -> None:
+    def _wait_for_room(self, total_bytes: int) -> None:
         """Called before each chunk: hold it back while the embedded broker has enough to hold already."""
-        upload = self.settings.upload
-        room = EMBEDDED_WINDOW_BYTES // (upload.chunk_size_bytes if upload else 1)
+        size_bytes, self._sent_bytes = total_bytes - self._sent_bytes, total_bytes
         with self._condition:
-            while not self._cancelled and self.settings.embedded and self._sent - self._read >= room:
+            while not self._cancelled and self._is_full(size_bytes):
                 self._condition.wait(CANCEL_LOOK_S)
             if self._cancelled:
                 raise UploadCancelledError("the upload was cancelled")
-            self._sent += 1
+            if self.settings.embedded:
+                self._unread.append(size_bytes)
+                self._unread_bytes += size_bytes
+
+    def _is_full(self, size_bytes: int) -> bool:
+        """Whether the embedded broker can't hold this much more. One message always fits."""
+        return bool(self._unread) and self._unread_bytes + size_bytes > EMBEDDED_WINDOW_BYTES
