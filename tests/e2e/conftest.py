@@ -162,6 +162,19 @@ def _read_all(consumer: Consumer, topic: str) -> list[RecordSeen]:
     return records
 
 
+def committed_and_ends(servers: str, group: str, topic: str) -> tuple[dict[int, int], dict[int, int]]:
+    """What a group has committed of a topic, and where the partitions end, those that hold nothing left out."""
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": group})
+    try:
+        numbers = consumer.list_topics(topic, timeout=READ_TIMEOUT_S).topics[topic].partitions
+        partitions = [TopicPartition(topic, number) for number in numbers]
+        committed = {p.partition: p.offset for p in consumer.committed(partitions, timeout=READ_TIMEOUT_S)}
+        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=READ_TIMEOUT_S)[1] for p in partitions}
+    finally:
+        consumer.close()
+    return {p: committed[p] for p, end in ends.items() if end}, {p: end for p, end in ends.items() if end}
+
+
 def write_files(root: Path, files: Files) -> list[Path]:
     """Write files below a directory; return where they are."""
     paths = [root / name for name in files]
@@ -191,6 +204,6 @@ def local_results(root: Path, function: Callable[[Any], dict[str, Any]], paths: 
     for path in paths:
         relative = path.relative_to(root)
         subdir = "" if relative.parent == Path() else relative.parent.as_posix()
-        version = FileVersion(subdir, path.name, "", bytes(64), 1)
+        version = FileVersion(subdir, path.name, "", bytes(64), 1, path.stat().st_mtime)
         results[relative.as_posix()] = function(DataFile(version, [path.read_bytes()], root=root))
     return results

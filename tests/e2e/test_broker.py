@@ -14,11 +14,11 @@ from typing import Any
 
 import msgpack
 import pytest
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Message, Producer
 
 from ray_reproducer.core.chunk import Chunk, FileVersion, encode
 from ray_reproducer.data_file import DataFile
-from tests.e2e.conftest import MY_LAB, Program, RecordSeen, function_of
+from tests.e2e.conftest import MY_LAB, Program, RecordSeen, committed_and_ends, function_of
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -179,17 +179,6 @@ def places_in(letter: dict[str, Any]) -> frozenset[Place]:
         for first, last in runs
         for offset in range(first, last + 1)
     )
-
-
-def committed_and_ends(servers: str, group: str, topic: str) -> tuple[list[int], list[int]]:
-    """What a group has committed, and where the partitions end."""
-    partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": group})
-    try:
-        committed = [partition.offset for partition in consumer.committed(partitions, timeout=DEADLINE_S)]
-        return committed, [consumer.get_watermark_offsets(p, timeout=DEADLINE_S)[1] for p in partitions]
-    finally:
-        consumer.close()
 
 
 def put_first_part(topic: Topic, split: SentFile, spoiled: SentFile) -> None:

@@ -1,22 +1,23 @@
-"""OpenMSIStream's way: a class in a package of the user's, run as a program, with a configuration file."""
+"""A class in a package of the user's: run as a program, as OpenMSIStream's users do, and named in ``conf/``."""
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.upload import upload_directory
-from tests.e2e.conftest import Program, RecordSeen
+from tests.e2e.conftest import Program, RecordSeen, write_files
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
 
-RESULTS_DEADLINE_S = 90.0
+RESULTS_DEADLINE_S = 120.0
 COUNTING = "def lines(data, newline):\n    return data.count(newline)\n"
 READER = '''
 from ray_reproducer import MetadataJSONReproducer
@@ -58,30 +59,46 @@ if __name__ == "__main__":
 '''
 
 
+DIRECT = {"_target_": "xrd.reader.LineReader", "newline": "|"}
+
+
 def make_files(directory: Path, number: int) -> Path:
     """Two files to read, and one that the regular expression leaves out."""
-    (directory / "sub").mkdir(parents=True)
-    (directory / f"a{number}.txt").write_text("1|2|3|\n")
-    (directory / f"b{number}.txt").write_text("none")
-    (directory / "sub" / f"left_out{number}.txt").write_text("|")
+    write_files(
+        directory,
+        {
+            f"a{number}.txt": b"1|2|3|\n",
+            f"b{number}.txt": b"none",
+            f"sub/left_out{number}.txt": b"|",
+        },
+    )
     return directory
 
 
-def has_results(read_committed: Callable[[str], list[RecordSeen]], topic: str, expected: int) -> bool:
-    return len(read_committed(topic)) >= expected
+def results_expected(numbers: Iterable[int], group: str) -> dict[str, Any]:
+    """Key and value of each result that is due of these batches of files."""
+    return {
+        f"_{letter}{number}.txt_chunk_processing_result": {"lines": lines, "on_disk": True, "group": group}
+        for number in numbers
+        for letter, lines in (("a", 3), ("b", 0))
+    }
 
 
-def stop_when(program: Program, condition: Callable[[], bool]) -> None:
-    """Stop the program as soon as the condition is true; it has two results of its own then, and is content."""
-    wait_until(condition, RESULTS_DEADLINE_S, "the results")
-    program.process.send_signal(signal.SIGTERM)
-    code, out, err = program.wait()
-    assert code == 0, err
-    assert out == ""
-    assert "2 results" in err
+@pytest.fixture(name="package")
+def _package(workspace: Path) -> None:
+    """A package with the class and a module that it uses, a configuration file, and Hydra's."""
+    (workspace / "xrd").mkdir()
+    for name, text in {"__init__.py": "", "counting.py": COUNTING, "reader.py": READER}.items():
+        (workspace / "xrd" / name).write_text(text)
+    (workspace / "lab.config").write_text(
+        "[broker]\nbootstrap.servers = $LAB_SERVERS\n[consumer]\nauto.offset.reset = earliest\n"
+        "enable.auto.commit = False\nkey.deserializer = StringDeserializer\n"
+    )
+    (workspace / "conf" / "extractor" / "lines.yaml").write_text(json.dumps(DIRECT))
 
 
-def test_a_class_in_a_package_runs_as_a_program_and_goes_on_where_it_was(
+@pytest.mark.usefixtures("package")
+def test_a_class_is_a_program_and_an_extractor_and_keeps_its_place(
     workspace: Path,
     start_program: Callable[..., Program],
     bootstrap_servers: str,
@@ -89,32 +106,30 @@ def test_a_class_in_a_package_runs_as_a_program_and_goes_on_where_it_was(
     read_committed: Callable[[str], list[RecordSeen]],
 ) -> None:
     source, results = unique_topic("class.source", partitions=4), unique_topic("class.results")
-    package = workspace / "xrd"
-    package.mkdir()
-    for name, text in {"__init__.py": "", "counting.py": COUNTING, "reader.py": READER}.items():
-        (package / name).write_text(text)
-    (workspace / "lab.config").write_text(
-        "[broker]\nbootstrap.servers = $LAB_SERVERS\n[consumer]\nauto.offset.reset = earliest\n"
-        "enable.auto.commit = False\nkey.deserializer = StringDeserializer\n"
-    )
+    clients = ClientConfigs({"bootstrap.servers": bootstrap_servers})
+
+    # As a program of its own, with OpenMSIStream's arguments and one of its own, until it is stopped.
+    upload_directory(clients, source, make_files(workspace.parent / "data0", 0), chunk_size_bytes=3)
     arguments = ["--config", "lab", "--consumer_topic_name", source, "--producer_topic_name", results]
     arguments += ["--consumer_group_id", source, "--mode", "both", "--newline", "|", "--download_regex", "[^/]*$"]
-    clients = ClientConfigs({"bootstrap.servers": bootstrap_servers})
-    environment = {"module": "xrd.reader", "LAB_SERVERS": bootstrap_servers}
-    for number in range(2):
-        upload_directory(clients, source, make_files(workspace.parent / f"data{number}", number), chunk_size_bytes=3)
-        program = start_program(*arguments, **environment)
-        stop_when(program, partial(has_results, read_committed, results, 2 * (number + 1)))
-    records = {record.key: record.value for record in read_committed(results)}
-    assert len(read_committed(results)) == len(records) == 4
-    assert records == {
-        f"_{letter}{number}.txt_chunk_processing_result": {"lines": lines, "on_disk": True, "group": source}
-        for number in range(2)
-        for letter, lines in (("a", 3), ("b", 0))
-    }
-    assert sorted(path.name for path in (workspace / "LineReader_output").iterdir()) == [
-        "a0.txt",
-        "a1.txt",
-        "b0.txt",
-        "b1.txt",
-    ]
+    program = start_program(*arguments, module="xrd.reader", LAB_SERVERS=bootstrap_servers)
+    wait_until(lambda: len(read_committed(results)) >= 2, RESULTS_DEADLINE_S, "the results")
+    program.process.send_signal(signal.SIGTERM)
+    code, out, err = program.wait()
+    assert (code, out) == (0, ""), err
+    assert "2 results" in err
+    assert {record.key: record.value for record in read_committed(results)} == results_expected([0], source)
+
+    # As an extractor that Hydra finds, in the same group: it does what has come since.
+    upload_directory(clients, source, make_files(workspace.parent / "data1", 1), chunk_size_bytes=3)
+    arguments = ["+extractor=lines", f"kafka.bootstrap.servers={bootstrap_servers}", f"topics.source={source}"]
+    arguments += [f"topics.results={results}", f"group_id={source}", "filepath_regex='[^/]*$'"]
+    arguments += ["extraction.datafile=both", "output_dir=LineReader_output", "run=drain"]
+    code, _, err = start_program(*arguments).wait()
+    assert code == 0, err
+    assert "2 results" in err
+    records = read_committed(results)
+    assert len(records) == 4
+    assert {record.key: record.value for record in records} == results_expected([0, 1], source)
+    on_disk = sorted(path.name for path in (workspace / "LineReader_output").iterdir())
+    assert on_disk == ["a0.txt", "a1.txt", "b0.txt", "b1.txt"]
