@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
+from tests.waiting import wait_until
+
 ADMIN_TIMEOUT_S = 30.0
 MARKER_OF_FIXTURE = {"bootstrap_servers": "broker", "openmsistream_python": "peer"}
 
@@ -102,7 +104,13 @@ def unique_topic(bootstrap_servers: str) -> Iterator[Callable[..., str]]:
             wanted = [NewTopic(name, num_partitions=partitions, replication_factor=1, config=config or {})]
             for future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).values():
                 future.result(ADMIN_TIMEOUT_S)
+            # Made by the controller; the broker that clients ask hears of it a little later.
+            wait_until(lambda: ready(name, partitions), ADMIN_TIMEOUT_S, f"the topic {name}")
         return name
+
+    def ready(name: str, partitions: int) -> bool:
+        found = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics.get(name)
+        return found is not None and sum(known.leader >= 0 for known in found.partitions.values()) == partitions
 
     yield make
     existing = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics

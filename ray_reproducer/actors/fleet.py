@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from ray_reproducer.actors import ray_cluster
 from ray_reproducer.actors.committer import CommitterActor, CommitterSettings, News
@@ -18,7 +18,7 @@ from ray_reproducer.actors.extraction_task import warm_up
 from ray_reproducer.actors.preflight import BROKER_TIMEOUT_S, look_at_topics
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.core.batching import BatchLimits
-from ray_reproducer.core.errors import ExtractorError, ReproducerError
+from ray_reproducer.core.errors import ExtractorError, PipelineError, ReproducerError
 from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.core.limits import MachineLimits, PoolLimits
 from ray_reproducer.core.outcome import Origin
@@ -202,6 +202,11 @@ def _result(reference: Any) -> Any:
     """Get an actor's answer; errors of ours come out as themselves, without Ray's wrapping."""
     try:
         return ray.get(reference, timeout=ANSWER_TIMEOUT_S)
+    except GetTimeoutError:
+        raise PipelineError(
+            f"an actor has not answered for {ANSWER_TIMEOUT_S:g} s",
+            hint="Has the Ray cluster room for it (`ray status`), and does the broker answer?",
+        ) from None
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, ReproducerError):
