@@ -206,11 +206,11 @@ class Broker:
             assert before is None or commit.position >= before.position, "rule 2: position moved back"
             self.committed[partition] = commit
         self.outcomes.update(contents)
-        for partition in self.topic.partitions:
-            now = self.done_offsets(partition)
-            assert now >= self.described[partition], "rule 2: what was done is done no more"
+        for partition in commits:
+            before_it, now = self.described[partition], self.done_offsets(partition)
+            assert now >= before_it, "rule 2: what was done is done no more"
             self.described[partition] = now
-            for offset in now:
+            for offset in now - before_it:
                 message = self.topic.partitions[partition][offset]
                 assert message.kind in ("filtered", "gap") or self.outcomes[message.content], (
                     f"rule 3: {partition}:{offset} is done without outcome"

@@ -134,13 +134,13 @@ def take_a_walk(seed: int, *, room: bool, n_files: tuple[int, ...] = (3, 8, 25))
     return world
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(50))
 def test_nothing_is_lost_and_nothing_comes_twice(seed: int) -> None:
     take_a_walk(seed, room=True)
 
 
 @pytest.mark.parametrize("chars", [ROOM_FOR_LITTLE_CHARS, ROOM_FOR_ONE_ID_CHARS])
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_the_same_when_outcomes_have_to_wait_for_room(monkeypatch: pytest.MonkeyPatch, seed: int, chars: int) -> None:
     limit_metadata(monkeypatch, chars)
     take_a_walk(seed, room=False)
