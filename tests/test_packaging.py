@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -27,10 +28,14 @@ print(Path(ray_reproducer.__file__).resolve().parent)
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built as a package index would get it."""
-    directory = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
-    (built,) = directory.glob("*.whl")
+    return build(ROOT, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+def build(project: Path, target: str, directory: Path) -> Path:
+    """Build the project's wheel or sdist into the directory."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(directory)]
+    subprocess.run(command, cwd=project, check=True, capture_output=True, timeout=60)
+    (built,) = directory.iterdir()
     return built
 
 
@@ -45,6 +50,15 @@ def test_the_wheel_holds_the_configuration_the_licence_and_the_type_marker(wheel
     assert expected <= names
     assert "ray_reproducer/py.typed" in names
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
+
+
+def test_a_wheel_that_is_built_from_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    sources = build(ROOT, "sdist", tmp_path / "sdist")
+    with tarfile.open(sources) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    (project,) = (tmp_path / "unpacked").iterdir()
+    second = build(project, "wheel", tmp_path / "wheel")
+    assert set(zipfile.ZipFile(second).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_the_wheel_takes_no_name_but_its_own(wheel: Path) -> None:
