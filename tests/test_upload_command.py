@@ -109,6 +109,6 @@ def test_rule_2_a_signal_ends_it_and_says_how_far_it_came(
     assert "4 files to send" in process.stderr.readline()
     process.send_signal(number)
     _, err = process.communicate(timeout=WAIT_S)
-    assert process.returncode == code
+    assert process.returncode == code, err
     assert "Stopped before the end" in err
     assert "Traceback" not in err

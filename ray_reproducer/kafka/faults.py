@@ -51,6 +51,13 @@ _CONNECTION: Final = frozenset(
         KafkaError.NETWORK_EXCEPTION,
     )
 )
+_COORDINATOR: Final = frozenset(
+    (
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+    )
+)
 
 
 def of(exception: KafkaException) -> KafkaError:
@@ -107,6 +114,11 @@ def is_unsupported(error: KafkaError) -> bool:
 def is_connection(error: KafkaError) -> bool:
     """Whether the error is about reaching a broker."""
     return error.code() in _CONNECTION
+
+
+def is_coordinator_moving(error: KafkaError) -> bool:
+    """Whether a group's coordinator is being found: always so for the first group that a new cluster ever sees."""
+    return error.code() in _COORDINATOR
 
 
 def is_authentication(error: KafkaError) -> bool:
