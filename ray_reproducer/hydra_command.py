@@ -5,7 +5,7 @@ Rules:
 1. The configuration is ours in ``conf/``, and the user's ``./conf`` before it, if that is there.
 2. Nothing is written into the working directory, and no secret anywhere.
 3. An error that a user can cause is one message and a hint on stderr, without a traceback unless
-   ``HYDRAFULL_ERROR=1`` asks for it. Any other error is a defect of this program, and says so.
+   ``HYDRA_FULL_ERROR=1`` asks for it. Any other error is a defect of this program, and says so.
 4. In a multirun each job runs, whatever becomes of the others; the exit code is the worst one.
 """
 

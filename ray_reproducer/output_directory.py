@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ray_reproducer.core.errors import OutputDirectoryError, UnsafePathError
+from ray_reproducer.core.errors import OutputDirectoryError, PathInTheWayError, UnsafePathError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +57,12 @@ _HINTS: Final = {
     errno.ENAMETOOLONG: "This file system allows no path or name of that length: choose a shorter output_dir.",
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
 }
+
+
+_BECAUSE_OF_ITS_PATH: Final = frozenset(
+    {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EEXIST, errno.EINVAL}
+)
+"""What concerns one file only: a directory, a link or a file of another name is in its way. All else concerns all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,8 @@ class OutputDirectory:
             later. The caller closes it.
 
         Raises:
-            OutputDirectoryError: the file can't be written (full disk, permission, something in the way).
+            PathInTheWayError: the file can't be written because of what is in its way.
+            OutputDirectoryError: the file can't be written (full disk, permission).
             UnsafePathError: the path is not relative, or has parts that name no file.
         """
         *parents, name = _parts(relative_path)
@@ -113,7 +120,8 @@ class OutputDirectory:
             number = error.errno or 0
             code = errno.errorcode.get(number, "no errno")
             path = str(self.root / relative_path)
-            raise OutputDirectoryError(
+            kind = PathInTheWayError if number in _BECAUSE_OF_ITS_PATH and relative_path else OutputDirectoryError
+            raise kind(
                 f"can't write {path!r}: {error.strerror or error} ({code})", hint=_HINTS.get(number, _OTHERWISE)
             ) from error
 

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -95,7 +96,8 @@ class _Stop:
     def _asked(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        sys.stderr.write("\nfinishing what is on its way. Once more: leave now.\n")
+        # Not by sys.stderr: the signal may have come in the middle of a write to it, which can't be entered twice.
+        os.write(2, b"\nfinishing what is on its way. Once more: leave now.\n")
 
 
 def _send(command: UploadCommand, console: Console, stop: _Stop) -> UploadSummary:

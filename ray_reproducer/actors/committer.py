@@ -1,7 +1,8 @@
 """Runs the core's machine: brings it events, carries out its instructions, and keeps references to segments.
 
 Threads: ``run`` is the loop that alone touches the machine; a second thread waits in transactions, so that the loop
-never does; Ray calls the other methods in threads of their own, which only put events into the inbox.
+never does; Ray calls the other methods in threads of their own, which put events into the inbox, or take and leave what
+the lock guards. References to segments are put into their table before the event that speaks of them.
 """
 
 from __future__ import annotations
@@ -58,7 +59,6 @@ from ray_reproducer.core.limits import MachineLimits, Moment
 from ray_reproducer.core.machine import Machine
 from ray_reproducer.core.outcome import Origin, Outcome
 from ray_reproducer.core.progress import Progress
-from ray_reproducer.core.story import Happening
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import (
     AtLeastOnceDelivery,
@@ -136,6 +136,7 @@ class CommitterActor:
         self._messages: deque[str] = deque(maxlen=FAILURES_KEPT)
         self._troubles: dict[str, str] = {}
         self._high_watermarks: dict[int, int] = {}
+        self._ended = False
         self._finished = False
         self._progress = Progress()
         self._delivery = self._make_delivery()
@@ -178,7 +179,7 @@ class CommitterActor:
         self._consumers = consumers
         self._transactions.start()
         try:
-            while not self._finished:
+            while not self._ended:
                 for event in self._next_events():
                     if isinstance(event, (TaskFinished, TaskCrashed)):
                         del self._tasks[event.task]
@@ -242,11 +243,6 @@ class CommitterActor:
             self._messages.clear()
             return News(self._progress, outcomes, messages, self._finished)
 
-    @ray.method(concurrency_group="control")
-    def story(self, path: str) -> list[Happening]:
-        """Return what happened lately to a file, oldest first."""
-        return self._machine.story.of_path(path)
-
     # ------------------------------------------------------------ events
 
     def _next_events(self) -> list[Event]:
@@ -300,6 +296,8 @@ class CommitterActor:
         with self._lock:
             trouble = next(iter(self._troubles.values()), "")
             self._progress = self._machine.progress(lag, trouble)
+            # Together with the last counters: who sees that it is over must see how it ended.
+            self._finished = self._ended
 
     # ------------------------------------------------------------ instructions
 
@@ -319,7 +317,7 @@ class CommitterActor:
             for consumer in self._consumers:
                 consumer.set_reading.remote(instruction.reading)
         elif isinstance(instruction, Finish):
-            self._finished = True
+            self._ended = True
 
     def _start_task(self, start: StartTask) -> None:
         numbers = sorted({part.segment for file in start.files for part in file.slices})

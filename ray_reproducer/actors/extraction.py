@@ -27,7 +27,7 @@ import msgpack
 import pyarrow as pa
 import ray
 
-from ray_reproducer.core.errors import ExtractorError
+from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, UnsafePathError
 from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.outcome import Failure, encode_metadata
 from ray_reproducer.core.segment import Entry, Segment
@@ -166,12 +166,18 @@ def _answer(
     if isinstance(pieces, Failure):
         return pieces
     datafile = DataFile(file.version, pieces, root=Path(job.output_dir), mode=job.datafile_mode, logger=_LOG)
-    if job.datafile_mode != "memory":
-        datafile.write()
+    try:
+        if job.datafile_mode != "memory":
+            datafile.write()
+    except (PathInTheWayError, UnsafePathError) as error:
+        return Failure("not_writable", error.message, attempts=0)
     try:
         returned = extractor(datafile)
-    # Rule 1: SystemExit, too, is the user's; KeyboardInterrupt would be Ray's way to cancel a task.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    # Ray's way to cancel a task.
+    except KeyboardInterrupt:
+        raise
+    # Rule 1: SystemExit and the panics of other languages' libraries are the user's, too.
+    except BaseException as error:  # noqa: BLE001
         return Failure("extractor_raised", _one_line(error), _user_traceback(error))
     finally:
         datafile.close()
@@ -235,7 +241,11 @@ def _checked(
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    # The user's exception may not even be able to say what it is.
+    except Exception:  # noqa: BLE001
+        text = "(its text can't be made)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -245,4 +255,7 @@ def _user_traceback(error: BaseException) -> str:
     here = __file__
     while frames is not None and frames.tb_frame.f_code.co_filename == here:
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except Exception:  # noqa: BLE001 - as above
+        return "".join(traceback.format_tb(frames))

@@ -8,7 +8,17 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
 
 from ray_reproducer.actors import ray_cluster
 from ray_reproducer.actors.committer import CommitterActor, CommitterSettings, News
@@ -18,7 +28,7 @@ from ray_reproducer.actors.extraction_task import warm_up
 from ray_reproducer.actors.preflight import BROKER_TIMEOUT_S, look_at_topics
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.core.batching import BatchLimits
-from ray_reproducer.core.errors import ExtractorError, PipelineError, ReproducerError
+from ray_reproducer.core.errors import ConfigurationError, ExtractorError, PipelineError, ReproducerError
 from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.core.limits import MachineLimits, PoolLimits
 from ray_reproducer.core.outcome import Origin
@@ -52,6 +62,7 @@ class Fleet:
         self._consumers: list[Any] = []
         self._loops: list[ray.ObjectRef[None]] = []
         self._warming: list[ray.ObjectRef[None]] = []
+        self._warmed = False
 
     def start(self) -> None:
         """Look at the topics, make the actors, and let them go.
@@ -61,6 +72,12 @@ class Fleet:
         """
         settings = self._settings
         slots = ray_cluster.slots(settings.extraction.num_cpus)
+        if slots == 0 and ray_cluster.is_local():
+            raise ConfigurationError(
+                f"extraction.num_cpus={settings.extraction.num_cpus:g} is more than the {ray_cluster.cpus():g} cores "
+                "that there are: no file could be worked on",
+                hint="Lower it, or raise ray.num_cpus.",
+            )
         job = self._job()
         self._warming = warm_up(job, settings.extraction.num_cpus, slots)
         topic = look_at_topics(settings)
@@ -99,14 +116,9 @@ class Fleet:
             ReproducerError: an actor ended with it.
             RayActorError: an actor is lost.
         """
-        try:
-            self._warming = _raise_errors(self._warming)
-        except (WorkerCrashedError, OutOfMemoryError) as error:
-            raise ExtractorError(
-                f"a worker process ended while it loaded the extractor: {str(error).splitlines()[0]}",
-                hint="Importing its module must not end the process, nor need more memory than there is.",
-            ) from None
-        _raise_errors(self._loops)
+        self._look_at_warm_ups()
+        for loop in _ended(self._loops):
+            _result(loop)
         news: News = _result(self._committer.news.remote())
         if news.finished:
             _result(self._loops[0])
@@ -115,12 +127,33 @@ class Fleet:
     def end(self) -> None:
         """End all actors; what they have not committed is as if it had not been."""
         closing = [consumer.stop.remote() for consumer in self._consumers]
-        if closing:
+        if closing and self._loops:
             ray.wait(self._loops[1:], num_returns=len(self._loops) - 1, timeout=STOP_TIMEOUT_S, fetch_local=False)
         for actor in (*self._consumers, self._committer):
             if actor is not None:
                 ray.kill(actor)
         self._consumers, self._committer, self._loops = [], None, []
+
+    def _look_at_warm_ups(self) -> None:
+        """Blame the extractor if every worker that loaded it ended; a single one may have had other reasons."""
+        ended = _ended(self._warming)
+        for warm_up_task in ended:
+            self._warming.remove(warm_up_task)
+            try:
+                ray.get(warm_up_task)
+            except RayTaskError as error:
+                raise _unwrapped(error) from None
+            except (WorkerCrashedError, OutOfMemoryError) as error:
+                if self._warmed or self._warming:
+                    continue
+                raise ExtractorError(
+                    f"worker processes end while they load the extractor: {str(error).splitlines()[0]}",
+                    hint="Importing its module must not end the process, nor need more memory than there is.",
+                ) from None
+            except RayError:
+                # Its node is gone, or the like: an extraction task there will say so, if it matters.
+                continue
+            self._warmed = True
 
     def _tell(self, method: str, *arguments: object) -> None:
         _result(getattr(self._committer, method).remote(*arguments))
@@ -188,18 +221,22 @@ class Fleet:
         return JobReference(job.key, ray.put(job))
 
 
-def _raise_errors(references: list[ray.ObjectRef[None]]) -> list[ray.ObjectRef[None]]:
-    """Get what has ended, which raises what it ended with; return what has not."""
+def _ended(references: list[ray.ObjectRef[None]]) -> list[ray.ObjectRef[None]]:
+    """Return those that have ended."""
     if not references:
         return []
-    ended, others = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-    for reference in ended:
-        _result(reference)
-    return others
+    ended, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+    return list(ended)
 
 
 def _result(reference: Any) -> Any:
-    """Get an actor's answer; errors of ours come out as themselves, without Ray's wrapping."""
+    """Get an actor's answer; errors of ours come out as themselves, without Ray's wrapping.
+
+    Raises:
+        ReproducerError: what the actor raised.
+        ConfigurationError: Ray's runtime environment can't be set up.
+        PipelineError: a part of the program, or of Ray, is lost.
+    """
     try:
         return ray.get(reference, timeout=ANSWER_TIMEOUT_S)
     except GetTimeoutError:
@@ -207,8 +244,25 @@ def _result(reference: Any) -> Any:
             f"an actor has not answered for {ANSWER_TIMEOUT_S:g} s",
             hint="Has the Ray cluster room for it (`ray status`), and does the broker answer?",
         ) from None
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, ReproducerError):
-            raise cause from None
+    except RayActorError:
         raise
+    except RayTaskError as error:
+        raise _unwrapped(error) from error
+    except RuntimeEnvSetupError as error:
+        raise ConfigurationError(f"ray.runtime_env can't be set up: {_first_line(error)}") from error
+    except RayError as error:
+        raise PipelineError(f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def _unwrapped(error: RayTaskError) -> Exception:
+    cause = error.cause
+    if isinstance(cause, (OutOfDiskError, ObjectStoreFullError)):
+        return PipelineError(
+            f"Ray has no room left for files on their way: {_first_line(cause)}",
+            hint="Raise ray.object_store_memory, or make room where Ray spills to (/tmp).",
+        )
+    return cause if isinstance(cause, ReproducerError) else error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,8 +23,18 @@ _LOCAL_ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+_ROUNDING: Final = 1e-9
+"""So that 0.3 cores fit ten times into three."""
 PROBE_TIMEOUT_S: Final = 5.0
 """How long somebody at a cluster's address may take to accept a connection, in seconds."""
+
+
+@dataclass
+class _Started:
+    local: bool = False
+
+
+_started = _Started()
 
 
 def connect(settings: RaySettings) -> None:
@@ -57,6 +68,7 @@ def connect(settings: RaySettings) -> None:
     else:
         options["address"] = address = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
         _look_for(address)
+    _started.local = settings.mode == "local"
     try:
         ray.init(**options)
     # Ray has no exception of its own for this: ConnectionError, RuntimeError, ValueError and others occur.
@@ -92,6 +104,11 @@ def _look_for(address: str) -> None:
         ) from error
 
 
+def is_local() -> bool:
+    """Whether this process has started its Ray itself."""
+    return _started.local
+
+
 def cpus() -> float:
     """Return how many processor cores the cluster has."""
     resources: dict[str, float] = ray.cluster_resources()
@@ -99,5 +116,6 @@ def cpus() -> float:
 
 
 def slots(num_cpus: float) -> int:
-    """Return how many tasks that reserve ``num_cpus`` cores the cluster can run at a time."""
-    return int(cpus() / num_cpus + 1e-9)
+    """Return how many tasks that reserve ``num_cpus`` cores the cluster's nodes can run at a time, all together."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(int(resources.get("CPU", 0.0) / num_cpus + _ROUNDING) for resources in nodes)

@@ -174,7 +174,7 @@ class _Supervision:
     def _watch(self, fleet: Fleet) -> None:
         fleet.start()
         self._uploading.begin()
-        draining = self._settings.run_mode != "drain"
+        drains, draining = self._settings.run_mode == "drain", False
         next_look_at_slots = 0.0
         stop_by: float | None = None
         while not self._stop.now:
@@ -182,7 +182,7 @@ class _Supervision:
             if now >= next_look_at_slots:
                 next_look_at_slots = now + SLOTS_INTERVAL_S
                 fleet.set_slots(ray_cluster.slots(self._settings.extraction.num_cpus))
-            if not draining and self._uploading.ended():
+            if not self._stop.graceful and self._uploading.ended() and drains and not draining:
                 draining = True
                 fleet.drain()
             if self._take_news(fleet):

@@ -15,14 +15,17 @@ from types import TracebackType
 from typing import Final
 
 from ray_reproducer.actors.settings import PipelineSettings
-from ray_reproducer.core.errors import ConfigurationError, ReproducerError
+from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.kafka.embedded import EmbeddedCluster
-from ray_reproducer.kafka.upload import UploadCancelledError, UploadSummary, upload_directory
+from ray_reproducer.kafka.upload import UploadCancelledError, upload_directory
 
 EMBEDDED_WINDOW_BYTES: Final = 3 * 1024 * 1024
 """What may be on the embedded broker without having been read: less than the 5 MiB that one partition holds."""
 CANCEL_LOOK_S: Final = 0.5
 """How often a waiting upload looks whether it was cancelled, in seconds."""
+
+STOP_TIMEOUT_S: Final = 15.0
+"""How long a cancelled upload may take: more than it gives to what is on its way to the broker."""
 
 
 class Uploading:
@@ -45,8 +48,7 @@ class Uploading:
         self._tell = tell
         self._cluster: EmbeddedCluster | None = None
         self._thread: threading.Thread | None = None
-        self._error: ReproducerError | None = None
-        self._summary: UploadSummary | None = None
+        self._error: Exception | None = None
         self._condition = threading.Condition()
         self._cancelled = False
         self._sent_bytes = 0
@@ -71,7 +73,7 @@ class Uploading:
         """Cancel what is still being sent, and end the embedded broker."""
         self.cancel()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_TIMEOUT_S)
         if self._cluster is not None:
             self._cluster.close()
 
@@ -92,7 +94,7 @@ class Uploading:
         """Whether everything is on the topic.
 
         Raises:
-            ReproducerError: the upload failed as a whole.
+            Exception: what the upload as a whole ended with.
         """
         if self._thread is None or self._thread.is_alive():
             return self.settings.upload is None
@@ -126,10 +128,12 @@ class Uploading:
                 chunk_size_bytes=upload.chunk_size_bytes,
                 filepath_regex=upload.filepath_regex,
                 window=self._wait_for_room,
+                should_stop=lambda: self._cancelled,
             )
         except UploadCancelledError:
             return
-        except ReproducerError as error:
+        # Whatever it is, it is raised where the run sees it.
+        except Exception as error:  # noqa: BLE001
             self._error = error
             return
         self.failures = len(summary.failures)

@@ -128,9 +128,17 @@ class IllegalEventError(ReproducerError):
     """A state machine was given an event that can't happen in its state: a defect of this program."""
 
 
+class ResultsOutputError(ReproducerError):
+    """Results that were asked for can't be written to stdout."""
+
+
 class PipelineError(ReproducerError):
     """The running program has lost a part that it can't replace."""
 
 
 class OutputDirectoryError(ReproducerError):
     """A file can't be written below the output directory, or what is there is not what it must be."""
+
+
+class PathInTheWayError(OutputDirectoryError):
+    """One file can't be written because of its own path: what is there already does not let it."""

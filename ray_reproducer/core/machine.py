@@ -384,5 +384,5 @@ class Machine:
             lag_messages=lag_messages,
             dead_letters_by_reason=dict(self._reasons),
             broker_trouble=broker_trouble,
-            drained=self._ended and not self._stopping,
+            drained=self._ended and not self._stopping and not self._outcomes,
         )

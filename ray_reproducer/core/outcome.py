@@ -218,14 +218,15 @@ def _record(
 def _dead_letter(
     path: str, key: str, failure: Failure, record: dict[str, Any], partition: int = -1, offset: int = -1
 ) -> Outcome:
+    printable = _printable(record)
     return Outcome(
         path=path,
         kind="dead_letter",
         key=key,
-        value=orjson.dumps(_printable(record)),
+        value=orjson.dumps(printable),
         reason=failure.reason,
-        error=cut(failure.error, MAX_ERROR_CHARS),
-        traceback=failure.traceback[-MAX_TRACEBACK_CHARS:],
+        error=printable["error"],
+        traceback=printable["traceback"] or "",
         partition=partition,
         offset=offset,
     )

@@ -7,8 +7,8 @@ Rules:
 3. A worker's end costs its own file only. A batch that is lost says nothing about which of its files did it: each
    runs again, alone. A file that alone ends its worker ``max_crashes`` times has failed. The loss of a whole machine
    is nobody's fault and counts for nothing.
-4. The time limit of a task runs from its start in the worker, never while it is queued. A file that exceeds it alone
-   has failed.
+4. The time limit runs from a task's start in the worker, never while it is queued. A batch has no more time than a
+   single file, and is split if it exceeds it; a file that exceeds it alone has failed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ExtractionPool:
         """Take note that a worker has begun with a task: its time limit runs from now."""
         running = self._tasks.get(task)
         if running is not None and self._limits.timeout_s is not None:
-            running.deadline_s = now_s + self._limits.timeout_s * len(running.versions)
+            running.deadline_s = now_s + self._limits.timeout_s
 
     def late(self, now_s: float) -> list[int]:
         """Return the tasks whose time is up and that are to be ended by force; each is returned once."""

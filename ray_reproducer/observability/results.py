@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from ray_reproducer.core.errors import PipelineError
+from ray_reproducer.core.errors import ResultsOutputError
 from ray_reproducer.core.outcome import Outcome
 
 
@@ -29,7 +29,7 @@ class ResultsWriter:
         """Write one line for each outcome.
 
         Raises:
-            PipelineError: the stream can't be written (a full disk, for instance).
+            ResultsOutputError: the stream can't be written (a full disk, for instance).
         """
         if self._closed or not outcomes:
             return
@@ -41,7 +41,7 @@ class ResultsWriter:
             self._forget_stream()
             self._on_closed()
         except OSError as error:
-            raise PipelineError(
+            raise ResultsOutputError(
                 f"Results can't be written to stdout: {error.strerror or error}.",
                 hint="They are on the result topic all the same.",
             ) from error

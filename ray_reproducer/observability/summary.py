@@ -19,6 +19,7 @@ _REASONS: Final = {
     "worker_crashed": "the extractor ended its process (crash, out of memory): try the file alone",
     "out_of_memory": "the extractor took more memory than there is: fewer at a time (extraction.num_cpus=2)",
     "node_died": "the machine that ran the extractor went away each time: can the file bring a machine down?",
+    "not_writable": "something is in the way below output_dir: a file where a directory is needed, or a link",
     "timeout": "the extractor took longer than extraction.timeout",
     "tombstone": "a message without content",
     "not_a_chunk": "a message that is no chunk of a file: does another program write to this topic?",

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from ray_reproducer.core.errors import PipelineError
+from ray_reproducer.core.errors import ResultsOutputError
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.observability.results import ResultsWriter, line
 
@@ -64,5 +64,5 @@ def test_when_the_reader_goes_away_the_run_is_asked_to_stop_once() -> None:
 def test_a_full_disk_is_an_error_that_says_so() -> None:
     if not Path("/dev/full").exists():
         pytest.fail("this test needs /dev/full")
-    with Path("/dev/full").open("wb", buffering=0) as stream, pytest.raises(PipelineError, match="No space left"):
+    with Path("/dev/full").open("wb", buffering=0) as stream, pytest.raises(ResultsOutputError, match="No space left"):
         ResultsWriter(cast("BinaryIO", stream), on_closed=lambda: None).write([RESULT])
