@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ray_reproducer.core.errors import ReproducerError
+from ray_reproducer.core.errors import IllegalEventError, ReproducerError
 
 FULL_ERROR: Final = "HYDRA_FULL_ERROR"
 """Environment variable: "1" asks for tracebacks."""
@@ -39,6 +39,8 @@ def guarded(work: Callable[[], int], explain: Explain) -> int:
 def report(error: BaseException, explain: Explain) -> int:
     """Print what went wrong and what to do about it, and return the exit code that belongs to it."""
     known = explain(error)
+    if isinstance(known, IllegalEventError):
+        known = None  # nobody but us can have caused it
     if known is None or os.environ.get(FULL_ERROR) == "1":
         traceback.print_exception(type(error), error, error.__traceback__)
     if known is None:

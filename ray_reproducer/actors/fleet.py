@@ -63,6 +63,7 @@ class Fleet:
         self._loops: list[ray.ObjectRef[None]] = []
         self._warming: list[ray.ObjectRef[None]] = []
         self._warmed = False
+        self._partitions: frozenset[int] = frozenset()
 
     def start(self) -> None:
         """Look at the topics, make the actors, and let them go.
@@ -86,6 +87,7 @@ class Fleet:
         committer = ray.remote(**_ACTOR)(CommitterActor)
         self._committer = committer.remote(self._committer_settings(topic, begin), job)
         starts: Mapping[int, PartitionStart] = _result(self._committer.start.remote())
+        self._partitions = frozenset(starts)
         for number, share in enumerate(self._shares(starts), start=1):
             self._consumers.append(self._consumer(number, share))
         self._loops = [
@@ -99,7 +101,8 @@ class Fleet:
         settings = self._settings
         topic = admin.describe_topic(settings.clients, settings.source_topic, BROKER_TIMEOUT_S)
         limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
-        self._tell("drain_to", {p: high for p, (_, high) in limits.items()})
+        # Partitions that were added since the start are read, and drained, by the next start.
+        self._tell("drain_to", {p: high for p, (_, high) in limits.items() if p in self._partitions})
 
     def stop(self) -> None:
         """Let the run end as soon as what is in flight is committed."""

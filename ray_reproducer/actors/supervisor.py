@@ -24,7 +24,7 @@ from ray_reproducer.actors import ray_cluster
 from ray_reproducer.actors.fleet import Fleet
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.actors.uploading import Uploading
-from ray_reproducer.core.errors import PipelineError
+from ray_reproducer.core.errors import BrokerError, PipelineError
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 
@@ -183,8 +183,7 @@ class _Supervision:
                 next_look_at_slots = now + SLOTS_INTERVAL_S
                 fleet.set_slots(ray_cluster.slots(self._settings.extraction.num_cpus))
             if not self._stop.graceful and self._uploading.ended() and drains and not draining:
-                draining = True
-                fleet.drain()
+                draining = self._drain(fleet)
             if self._take_news(fleet):
                 return
             if self._stop.graceful and stop_by is None:
@@ -197,6 +196,15 @@ class _Supervision:
                 return
             self._stop.wait(LOOK_INTERVAL_S)
         self._warn("Stopped at once. What was in flight will be done by the next start.")
+
+    def _drain(self, fleet: Fleet) -> bool:
+        """Let the run end with what is on the topic now; False if the broker is away, and it is to be asked again."""
+        try:
+            fleet.drain()
+        except BrokerError as error:
+            self._warn(f"{error.message}; it is asked again where the topic ends.")
+            return False
+        return True
 
     def _take_news(self, fleet: Fleet) -> bool:
         """Fetch what has happened, and pass it on; return whether the run is over."""
