@@ -59,6 +59,34 @@ class RayMode(Enum):
     cluster = "cluster"
 
 
+class Failures(Enum):
+    """What becomes of a file that fails."""
+
+    dead_letter = "dead_letter"
+    hold = "hold"
+
+
+class Duplicates(Enum):
+    """What becomes of a finished file that is uploaded again with the same content."""
+
+    skip = "skip"
+    reprocess = "reprocess"
+
+
+class TopicRecreated(Enum):
+    """What is done if the source topic was deleted and made anew."""
+
+    stop = "stop"
+    start_anew = "start_anew"
+
+
+class CommitMetadata(Enum):
+    """What is done if the metadata beside a committed offset can't be read."""
+
+    refuse = "refuse"
+    ignore = "ignore"
+
+
 @dataclass
 class TopicsConfig:
     """``topics.*``."""
@@ -127,6 +155,13 @@ class AppConfig:
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     extractor: dict[str, Any] = field(default_factory=dict)
     output_dir: str | None = None
+    failures: Failures = MISSING
+    incomplete_after: float | None = MISSING
+    duplicates: Duplicates = MISSING
+    topic_recreated: TopicRecreated = MISSING
+    topic_check_interval: float = MISSING
+    commit_metadata: CommitMetadata = MISSING
+    actor_timeout: float = MISSING
     commit_interval: float = MISSING
     shutdown_timeout: float = MISSING
     ray: RayConfig = field(default_factory=RayConfig)

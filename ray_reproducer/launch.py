@@ -30,7 +30,7 @@ from ray_reproducer.observability.results import ResultsWriter
 from ray_reproducer.observability.summary import RunNames, summary
 
 if TYPE_CHECKING:
-    from ray_reproducer.actors.supervisor import StopFlag
+    from ray_reproducer.actors.stopping import StopFlag
 
 _LOG: Final = logging.getLogger("ray_reproducer.ray")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -73,8 +73,9 @@ def launch(
         ReproducerError: broker, Ray or output directory don't allow it.
     """
     from ray_reproducer.actors import preflight, ray_cluster, supervisor
+    from ray_reproducer.actors.stopping import StopFlag
 
-    stop = supervisor.StopFlag()
+    stop = StopFlag()
     stdout = sys.stdout
     console = Console(file=sys.stderr)
     results = ResultsWriter(stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None

@@ -6,6 +6,7 @@ store, the delivery with references to them to the committer. Everything else is
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from typing import Any, cast
 import ray
 
 from ray_reproducer.actors.extraction import StoredSegment
-from ray_reproducer.core.errors import BrokerError
+from ray_reproducer.core.errors import TopicReplacedError
 from ray_reproducer.core.intake import Intake
 from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.kafka.client_config import ClientConfigs
@@ -75,6 +76,7 @@ class ConsumerActor:
         self._may_read = threading.Event()
         self._may_read.set()
         self._stop = threading.Event()
+        self._added: queue.SimpleQueue[Mapping[int, int]] = queue.SimpleQueue()
         self._unacknowledged: deque[ray.ObjectRef[None]] = deque()
 
     @ray.method(concurrency_group="control")
@@ -86,6 +88,15 @@ class ConsumerActor:
             self._may_read.clear()
 
     @ray.method(concurrency_group="control")
+    def add(self, starts: Mapping[int, int]) -> None:
+        """Read these partitions too: partition -> first offset."""
+        self._added.put(starts)
+
+    @ray.method(concurrency_group="control")
+    def ping(self) -> None:
+        """Answer: whoever asks wants to know whether this process is alive."""
+
+    @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Let ``run`` return soon."""
         self._stop.set()
@@ -95,7 +106,7 @@ class ConsumerActor:
         """Read until told to stop.
 
         Raises:
-            BrokerError: the topic was deleted and made anew.
+            TopicReplacedError: the topic was deleted and made anew.
         """
         settings, intake = self._settings, self._intake
         last_flush = time.monotonic()
@@ -123,6 +134,10 @@ class ConsumerActor:
                 ):
                     last_flush = now
                     self._flush()
+                while not self._added.empty():
+                    starts = self._added.get()
+                    intake.add(starts)
+                    self._source.add(starts)
                 if not self._may_read.is_set():
                     self._may_read.wait(settings.poll_timeout_s)
         finally:
@@ -141,16 +156,16 @@ class ConsumerActor:
     def _lost(self, event: OffsetLost) -> None:
         where = f"{self._settings.topic} [{event.partition}]"
         if event.resumes_at is None:
-            raise BrokerError(
+            raise TopicReplacedError(
                 f"{where}: the next offset to read is {event.offset_wanted}, beyond the end of the partition: "
                 "the topic was deleted and made anew, or cut",
-                hint="Use another group_id to read the new topic from its beginning.",
+                hint="Use another group_id to read the new topic from its beginning, or topic_recreated=start_anew.",
             )
         self._committer.announce_loss.remote(
             f"{where}: offsets {event.offset_wanted} to {event.resumes_at - 1} are no longer on the topic "
             "(retention or deleted records): whatever they held is lost. Reading goes on behind them."
         )
-        self._intake.reached(event.partition, event.resumes_at)
+        self._intake.lost(event.partition, event.resumes_at)
 
     def _on_trouble(self, text: str) -> None:
         self._committer.trouble.remote(f"consumer {self._settings.number}", text)

@@ -9,6 +9,8 @@ from typing import Final
 
 from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
 from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
+from ray_reproducer.core.outcome import Outcome
+from ray_reproducer.kafka import finished_lately
 from ray_reproducer.kafka.delivery import CommittedOffset, Delivery, Record
 
 SMALLEST_LETTER_BYTES: Final = 10_000
@@ -25,6 +27,7 @@ class TransactionThread:
         delivery: Delivery,
         results_topic: str,
         dead_letters_topic: str,
+        tag: bytes,
         report: Callable[[Event | Exception], None],
     ) -> None:
         """Prepare.
@@ -33,10 +36,12 @@ class TransactionThread:
             delivery: how records and offsets are written.
             results_topic: where metadata goes.
             dead_letters_topic: where failures go.
+            tag: names group and source topic in the headers of records (``kafka.finished_lately``).
             report: called, in this thread, with how a transaction ended, or with what ended the thread.
         """
         self._delivery = delivery
         self._topics = {"result": results_topic, "dead_letter": dead_letters_topic}
+        self._tag = tag
         self._report = report
         self._commits: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="transactions", daemon=True)
@@ -63,8 +68,13 @@ class TransactionThread:
         except Exception as error:  # noqa: BLE001
             self._report(error)
 
+    def _record(self, outcome: Outcome) -> Record:
+        finished = outcome.version.id if outcome.version is not None and outcome.final else b""
+        headers = finished_lately.headers(self._tag, finished) if finished else ()
+        return Record(self._topics[outcome.kind], outcome.key, outcome.value, headers)
+
     def _carry_out(self, commit: Commit) -> Event:
-        records = [Record(self._topics[outcome.kind], outcome.key, outcome.value) for outcome in commit.outcomes]
+        records = [self._record(outcome) for outcome in commit.outcomes]
         offsets = {p: CommittedOffset(c.position, c.metadata) for p, c in commit.commits.items()}
         try:
             return TransactionCommitted() if self._delivery.deliver(records, offsets) else TransactionAborted()

@@ -21,7 +21,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
-from ray_reproducer.core.errors import BrokerError, ConfigurationError
+from ray_reproducer.core.errors import BrokerAwayError, BrokerError, ConfigurationError, TopicMissingError
 from ray_reproducer.kafka import faults
 from ray_reproducer.kafka.client_config import ClientConfigs, open_admin, open_consumer
 
@@ -63,6 +63,17 @@ def describe_topic(clients: ClientConfigs, topic: str, timeout_s: float = DEFAUL
     if description is None:
         raise _unknown_topic(clients, topic, metadata)
     return description
+
+
+def find_topic(clients: ClientConfigs, topic: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> TopicDescription | None:
+    """Look a topic up; None if there is none.
+
+    Raises:
+        BrokerError: no broker answers, credentials are refused, or we may not look.
+        ConfigurationError: no topic can have this name.
+    """
+    connection = _Connection(clients, timeout_s)
+    return _find(connection, connection.metadata(), topic)
 
 
 def ensure_topic(
@@ -198,7 +209,7 @@ class _Connection:
                 hint="Check kafka.security.protocol and kafka.sasl.mechanism, .username and .password.",
             )
         if time.monotonic() >= self._deadline_s:
-            raise BrokerError(
+            raise BrokerAwayError(
                 f"no Kafka broker answers at {self._clients.servers} in {self._timeout_s:g} s: {faults.text(reason)}",
                 hint="Is the broker running, does kafka.bootstrap.servers name it, and does kafka.security.protocol "
                 "match its listener (PLAINTEXT, SSL, SASL_SSL ...)?",
@@ -248,7 +259,7 @@ def _refused(what: str, error: KafkaError, hint: str) -> BrokerError:
     return BrokerError(f"{what}: {faults.text(error)}", hint=hint)
 
 
-def _unknown_topic(clients: ClientConfigs, topic: str, metadata: Any) -> BrokerError:
+def _unknown_topic(clients: ClientConfigs, topic: str, metadata: Any) -> TopicMissingError:
     names = sorted(name for name in metadata.topics if not name.startswith("__"))
     similar = difflib.get_close_matches(topic, names, n=3, cutoff=0.5)
     if similar:
@@ -257,7 +268,7 @@ def _unknown_topic(clients: ClientConfigs, topic: str, metadata: Any) -> BrokerE
         seen = f"There are: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}. "
     else:
         seen = "There are no topics that we may see. "
-    return BrokerError(
+    return TopicMissingError(
         f"the topic {topic} does not exist at {clients.servers} (or we may not see it)",
         hint=f"{seen}To create it: kafka-topics.sh --bootstrap-server {clients.servers} --create --topic {topic} "
         "--partitions 4",

@@ -237,6 +237,8 @@ class TransactionalDelivery:
             self._wait(_PAUSE_S[2])
 
     def _take_over(self) -> None:
+        # Once closed, a successor may have taken the id over: taking it back would fence that one.
+        self._wait(0)
         producer = self._outbox.producer
         self._repeat(lambda: producer.init_transactions(_CALL_S), float("inf"))
 

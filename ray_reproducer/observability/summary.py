@@ -25,6 +25,8 @@ _REASONS: Final = {
     "not_a_chunk": "a message that is no chunk of a file: does another program write to this topic?",
     "bad_chunk_field": "a chunk that contradicts itself: which program sent it?",
     "unsafe_path": "a chunk that names a file outside of the directory: which program sent it?",
+    "incomplete": "chunks did not come within incomplete_after; the dead letter lists them: upload the file again",
+    "superseded": "chunks did not come, and a newer version of the file did: nothing to do, most likely",
     "inconsistent_chunks": "chunks of one file contradict each other: upload the file again",
 }
 
@@ -89,6 +91,16 @@ def _headline(progress: Progress, seconds: float, names: RunNames, *, stopped: b
 
 
 def _advice(progress: Progress, names: RunNames, *, stopped: bool) -> Iterator[str]:
+    if progress.offsets_lost:
+        yield (
+            f"  {count(progress.offsets_lost, 'message')} of {names.source_topic} gone before they were read "
+            "(retention, deleted records): what they held is lost. Keep messages longer than this program may be away."
+        )
+    if progress.held:
+        yield (
+            f"  {count(progress.held, 'file')} failed and held (failures=hold): the next start with "
+            f"group_id={names.group_id} tries them again."
+        )
     if progress.dead_letters:
         yield from _dead_letters(progress, names)
     if progress.files_incomplete:
