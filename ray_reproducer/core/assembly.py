@@ -8,7 +8,9 @@ Rules:
 3. A chunk that repeats one already held adds nothing; its data is not used.
 4. What is held are references: which entries of which segment, in the order of arrival. The bytes stay where the
    consumers put them.
-5. A segment is used as long as an open version holds a chunk in it.
+5. A version is superseded when one of the same path with a later modification time is open beside it; it is told
+   then, and nothing else follows from it here.
+6. A segment is used as long as an open version holds a chunk in it.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class OpenVersion:
         held: indices of the chunks that are held.
         slices: where they are, in the order of arrival.
         size_bytes: length of the data that is held, repeated chunks included.
-        newest_ms: newest Kafka timestamp among its chunks.
+        newest_ms: newest Kafka timestamp among its chunks; 0 if none has any.
+        touched_s: when a chunk of it came last, by the machine's monotonic clock.
+        superseded: whether a version of the same path with a later modification time has come while it was open.
     """
 
     version: FileVersion
@@ -77,15 +81,32 @@ class OpenVersion:
     slices: list[SegmentSlice] = field(default_factory=list)
     size_bytes: int = 0
     newest_ms: int = 0
+    touched_s: float = 0.0
+    superseded: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether every chunk is held."""
         return len(self.held) == self.version.n_chunks
 
+    def missing(self) -> list[tuple[int, int]]:
+        """Which chunks are not held, as ascending runs of indices (first, last)."""
+        held = sorted(self.held)
+        edges = zip([0, *held], [*held, self.version.n_chunks + 1], strict=True)
+        return [(before + 1, after - 1) for before, after in edges if after - before > 1]
+
     def segments(self) -> set[int]:
         """Ids of the segments that hold its chunks."""
         return {piece.segment for piece in self.slices}
+
+
+@dataclass(slots=True)
+class _Siblings:
+    """Open versions of one path: how many, and the newest of them (several, if they are as old as each other)."""
+
+    number: int = 0
+    newest_mtime: float = 0.0
+    newest: set[bytes] = field(default_factory=set)
 
 
 class Assembly:
@@ -95,6 +116,7 @@ class Assembly:
         """Begin with nothing."""
         self._open: dict[bytes, OpenVersion] = {}
         self._users: Counter[int] = Counter()
+        self._of_path: dict[str, _Siblings] = {}
 
     def __contains__(self, version_id: bytes) -> bool:
         """Whether chunks of the version are held."""
@@ -108,15 +130,19 @@ class Assembly:
         """Go through the open versions, oldest first."""
         return iter(self._open.values())
 
-    def add(self, receipt: SegmentReceipt) -> bool:
+    def add(self, receipt: SegmentReceipt, now_s: float) -> bool:
         """Take a receipt of chunks; return whether their version is whole now.
 
         Only chunks that were not held before make the segment part of the version.
+
+        Args:
+            receipt: the receipt.
+            now_s: the time, by a clock that only goes on.
         """
         version_id = receipt.version.id
         version = self._open.get(version_id)
         if version is None:
-            version = self._open[version_id] = OpenVersion(receipt.version)
+            version = self._begin(receipt.version)
         before = len(version.held)
         version.held.update(receipt.indices)
         if len(version.held) > before:
@@ -124,7 +150,24 @@ class Assembly:
             self._users[receipt.slice.segment] += 1
             version.size_bytes += receipt.size_bytes
         version.newest_ms = max(version.newest_ms, receipt.timestamp_ms)
+        version.touched_s = now_s
         return version.whole
+
+    def _begin(self, file_version: FileVersion) -> OpenVersion:
+        version = self._open[file_version.id] = OpenVersion(file_version)
+        path, mtime = file_version.relative_path, file_version.mtime or 0.0
+        siblings = self._of_path.get(path)
+        if siblings is None:
+            siblings = self._of_path[path] = _Siblings()
+        siblings.number += 1
+        version.superseded = 0.0 < mtime < siblings.newest_mtime
+        if mtime > siblings.newest_mtime:
+            for older in siblings.newest:
+                self._open[older].superseded = siblings.newest_mtime > 0.0
+            siblings.newest_mtime, siblings.newest = mtime, set()
+        if mtime == siblings.newest_mtime:
+            siblings.newest.add(file_version.id)
+        return version
 
     def get(self, version_id: bytes) -> OpenVersion:
         """Return an open version; KeyError if it is not open."""
@@ -133,6 +176,11 @@ class Assembly:
     def take(self, version_id: bytes) -> OpenVersion:
         """Return an open version and forget it; KeyError if it is not open."""
         version = self._open.pop(version_id)
+        siblings = self._of_path[version.version.relative_path]
+        siblings.number -= 1
+        siblings.newest.discard(version_id)
+        if not siblings.number:
+            del self._of_path[version.version.relative_path]
         for piece in version.slices:
             self._users[piece.segment] -= 1
             if not self._users[piece.segment]:

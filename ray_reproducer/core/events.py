@@ -98,6 +98,13 @@ class DrainTo:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionsAdded:
+    """The source topic has got further partitions: partition -> first offset to read."""
+
+    starts: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """Read no more; finish what workers have, commit, and be done."""
 
@@ -116,6 +123,7 @@ Event: TypeAlias = (
     | TransactionAborted
     | SlotsChanged
     | DrainTo
+    | PartitionsAdded
     | StopRequested
     | Tick
 )
@@ -164,7 +172,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """These outcomes are committed: whoever shows them may."""
+    """These outcomes are committed, or these files are held: whoever shows them may."""
 
     outcomes: tuple[Outcome, ...]
 
@@ -177,8 +185,17 @@ class SetReading:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadPartitions:
+    """A consumer is to read these partitions too: partition -> first offset."""
+
+    starts: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """All that was to be done is done: the program can end."""
 
 
-Instruction: TypeAlias = StartTask | CancelTask | ReleaseSegments | Commit | Announce | SetReading | Finish
+Instruction: TypeAlias = (
+    StartTask | CancelTask | ReleaseSegments | Commit | Announce | SetReading | ReadPartitions | Finish
+)

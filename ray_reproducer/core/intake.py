@@ -10,13 +10,15 @@ Rules:
    repeats of it are known for what they are.
 4. A message that is no chunk never stops anything: it becomes poison, with its reason and the beginning of its value.
 5. A flush carries everything that was taken since the last one.
+6. It also says how far in time each partition was read: that is what tells a file whose rest is late from one whose
+   rest was not read yet.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ray_reproducer.core.assembly import SegmentReceipt, SegmentSlice
@@ -25,6 +27,7 @@ from ray_reproducer.core.commit_metadata import CommittedState
 from ray_reproducer.core.errors import ChunkError, IllegalEventError
 from ray_reproducer.core.ledger import PartitionStart, poison_id
 from ray_reproducer.core.outcome import MAX_RAW_MESSAGE_BYTES, PoisonMessage
+from ray_reproducer.core.patience import AT_END
 from ray_reproducer.core.segment import Segment, pack
 
 SHARED_SEGMENT_BYTES: Final = 4 * 1024 * 1024
@@ -44,6 +47,9 @@ class Delivery:
         messages: how many messages it took.
         size_bytes: length of the chunks' data, and of what is kept of poison.
         filtered: how many messages were left out by the path filter.
+        lost: (partition, start, stop): offsets that were gone before they could be read.
+        read_to_ms: partition -> Kafka timestamp of the message taken last, in milliseconds; ``AT_END`` if all that
+            the partition holds has been taken. Partitions of which nothing is new are absent.
     """
 
     ranges: tuple[tuple[int, int, int], ...] = ()
@@ -53,6 +59,8 @@ class Delivery:
     messages: int = 0
     size_bytes: int = 0
     filtered: int = 0
+    lost: tuple[tuple[int, int, int], ...] = ()
+    read_to_ms: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check rule 1: the ledger relies on it, and would only notice much later.
@@ -113,9 +121,22 @@ class Intake:
         self._multiple: dict[bytes, list[_Taken]] = {}
         self._poison: list[tuple[int, int, PoisonMessage]] = []
         self._done_before: set[bytes] = set()
+        self._lost: list[tuple[int, int, int]] = []
+        self._read_to_ms: dict[int, int] = {}
         self._messages = 0
         self._filtered = 0
         self.buffered_bytes = 0
+
+    def add(self, starts: Mapping[int, int]) -> None:
+        """Take further partitions too: partition -> first offset.
+
+        Raises:
+            IllegalEventError: one of them is taken already.
+        """
+        if known := starts.keys() & self._next.keys():
+            raise IllegalEventError(f"partitions {sorted(known)} are not new")
+        self._next.update(starts)
+        self._from.update(starts)
 
     def message(self, partition: int, offset: int, value: bytes | None, timestamp_ms: int) -> None:
         """Take one message.
@@ -125,6 +146,7 @@ class Intake:
         """
         self._advance(partition, offset, offset + 1)
         self._messages += 1
+        self._read_to_ms[partition] = timestamp_ms
         try:
             chunk = decode(value)
         except ChunkError as error:
@@ -142,18 +164,33 @@ class Intake:
                 self._multiple.setdefault(version.id, []).append(taken)
 
     def reached(self, partition: int, next_offset: int) -> None:
-        """Take note that nothing more is to be delivered below an offset (end of partition, or data lost).
+        """Take note that a partition ends at an offset: all below was delivered, or never will be.
 
         Raises:
             IllegalEventError: the partition is not ours.
         """
+        self._pass(partition, next_offset)
+        self._read_to_ms[partition] = AT_END
+
+    def lost(self, partition: int, next_offset: int) -> None:
+        """Take note that what lay before an offset is gone, and was not delivered.
+
+        Raises:
+            IllegalEventError: the partition is not ours.
+        """
+        start = self._next.get(partition, next_offset)
+        self._pass(partition, next_offset)
+        if next_offset > start:
+            self._lost.append((partition, start, next_offset))
+
+    def _pass(self, partition: int, next_offset: int) -> None:
         if next_offset > self._next.get(partition, -1):
             self._advance(partition, next_offset, next_offset)
 
     def flush(self) -> Flush | None:
         """Hand over everything taken since the last flush; None if there was nothing."""
         ranges = tuple((p, start, self._next[p]) for p, start in self._from.items() if self._next[p] > start)
-        if not ranges:
+        if not ranges and not self._read_to_ms:
             return None
         segments: dict[int, Segment] = {}
         receipts: list[SegmentReceipt] = []
@@ -171,6 +208,8 @@ class Intake:
             messages=self._messages,
             size_bytes=self.buffered_bytes,
             filtered=self._filtered,
+            lost=tuple(self._lost),
+            read_to_ms=self._read_to_ms,
         )
         self._from = dict(self._next)
         self._clear()

@@ -205,6 +205,7 @@ class Ledger:
             topic_id: the topic's 16-byte id, which goes into every commit's metadata.
             starts: partition -> where its ledger begins.
         """
+        self._topic_id = topic_id
         self.partitions = {p: PartitionLedger(topic_id, start) for p, start in starts.items()}
         self._holders: dict[bytes, list[int]] = {}
 
@@ -212,6 +213,20 @@ class Ledger:
     def caught_up(self) -> bool:
         """Whether every partition is (rule 5)."""
         return all(ledger.caught_up for ledger in self.partitions.values())
+
+    def add(self, partition: int, position: int) -> None:
+        """Take note of a partition that the topic did not have before.
+
+        Args:
+            partition: its number.
+            position: where it begins.
+
+        Raises:
+            IllegalEventError: there is a ledger of it already.
+        """
+        if partition in self.partitions:
+            raise IllegalEventError(f"partition {partition} is not new")
+        self.partitions[partition] = PartitionLedger(self._topic_id, PartitionStart(position))
 
     def deliver(self, partition: int, start: int, stop: int) -> None:
         """Take note that every offset in ``[start, stop)`` of a partition was delivered or never will be."""

@@ -7,18 +7,23 @@ state       what happens    next
 (none)      poison          READY: a message that is no chunk has its dead letter at once
 ASSEMBLING  chunk           ASSEMBLING
 ASSEMBLING  whole           WAITING
+ASSEMBLING  give up         READY: it stayed incomplete for too long, and its dead letter says what is missing
 ASSEMBLING  done before     (none): another partition's metadata says that it is a repeat
 WAITING     start           RUNNING
 WAITING     done before     (none)
 RUNNING     answer          READY
 RUNNING     crash           WAITING, to run again alone
+RUNNING     hold            HELD: it failed, and is left for the next start
 RUNNING     done before     UNWANTED: its answer will be ignored
 UNWANTED    done before     UNWANTED
 UNWANTED    ignored answer  (none)
 READY       plan            COMMITTING
+READY       late chunk      ASSEMBLING: it was given up, but not committed as such
+READY       hold            HELD: the broker does not take its result
 READY       done before     (none)
 COMMITTING  committed       (none), and remembered as done
 COMMITTING  aborted         READY
+HELD        done before     (none)
 ==========  ==============  ===========================================================================
 
 Anything else is a defect of this program and raises :class:`IllegalEventError` before anything has changed.
@@ -43,6 +48,7 @@ class State(Enum):
     UNWANTED = "unwanted"
     READY = "ready"
     COMMITTING = "committing"
+    HELD = "held"
 
 
 TRANSITIONS: Final[dict[tuple[State | None, str], State | None]] = {
@@ -50,18 +56,23 @@ TRANSITIONS: Final[dict[tuple[State | None, str], State | None]] = {
     (None, "poison"): State.READY,
     (State.ASSEMBLING, "chunk"): State.ASSEMBLING,
     (State.ASSEMBLING, "whole"): State.WAITING,
+    (State.ASSEMBLING, "give up"): State.READY,
     (State.ASSEMBLING, "done before"): None,
     (State.WAITING, "start"): State.RUNNING,
     (State.WAITING, "done before"): None,
     (State.RUNNING, "answer"): State.READY,
     (State.RUNNING, "crash"): State.WAITING,
+    (State.RUNNING, "hold"): State.HELD,
     (State.RUNNING, "done before"): State.UNWANTED,
     (State.UNWANTED, "done before"): State.UNWANTED,
     (State.UNWANTED, "ignored answer"): None,
     (State.READY, "plan"): State.COMMITTING,
+    (State.READY, "late chunk"): State.ASSEMBLING,
+    (State.READY, "hold"): State.HELD,
     (State.READY, "done before"): None,
     (State.COMMITTING, "committed"): None,
     (State.COMMITTING, "aborted"): State.READY,
+    (State.HELD, "done before"): None,
 }
 """(state, what happens) -> next state; None stands for a version that is not open."""
 

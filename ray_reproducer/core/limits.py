@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from datetime import datetime, timezone
+from typing import Literal, NamedTuple
 
 from ray_reproducer.core.batching import BatchLimits
 
@@ -13,6 +14,11 @@ class Moment(NamedTuple):
 
     monotonic_s: float
     epoch_s: float
+
+    @property
+    def iso(self) -> str:
+        """The time of day in ISO format, UTC."""
+        return datetime.fromtimestamp(self.epoch_s, timezone.utc).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +39,25 @@ class PoolLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class PatienceLimits:
+    """How long an incomplete file is waited for (:mod:`patience`).
+
+    Attributes:
+        incomplete_after_s: a file is given up when the Kafka timestamp of its newest chunk lies this far back, in
+            seconds; None: never.
+        grace_s: a file of which a chunk has just been read is not given up for this long, whatever the timestamps say:
+            the clock of an uploader may be wrong.
+        look_interval_s: how often it is looked for such files; looking goes through all that are incomplete.
+    """
+
+    incomplete_after_s: float | None = 24 * 3600.0
+    grace_s: float = 60.0
+    look_interval_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class MachineLimits:
-    """Sizes and times that the machine keeps to.
+    """Sizes and times that the machine keeps to, and what it does with failures and repeats.
 
     Attributes:
         commit_interval_s: how long outcomes are collected for a transaction. A transaction costs the broker 10-30 ms
@@ -49,6 +72,11 @@ class MachineLimits:
         versions_remembered: finished versions whose late repeats are recognised (about 200 bytes each).
         refresh_interval_s: when positions that stay the same are committed again; brokers forget them after 7 days.
         story_length: happenings kept to tell what became of a file.
+        failures: what becomes of a file that fails: a dead letter; or it is held, its offsets stay undone, and the next
+            start tries it again.
+        duplicates: what becomes of a finished file that is uploaded again with the same content: it is skipped; or it
+            is a file like any other.
+        patience: how long an incomplete file is waited for.
         pool: what the pool of extraction tasks keeps to.
     """
 
@@ -61,4 +89,7 @@ class MachineLimits:
     versions_remembered: int = 500_000
     refresh_interval_s: float = 24 * 3600.0
     story_length: int = 20_000
+    failures: Literal["dead_letter", "hold"] = "dead_letter"
+    duplicates: Literal["skip", "reprocess"] = "skip"
+    patience: PatienceLimits = field(default_factory=PatienceLimits)
     pool: PoolLimits = field(default_factory=PoolLimits)

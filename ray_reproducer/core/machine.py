@@ -10,18 +10,23 @@ Rules:
 5. Consumers are told to hold still only because of what drains on its own: whole files that wait for a worker, and
    outcomes that wait for the broker. Files that are incomplete never stop the reading: what they lack may lie behind.
 6. A chunk of a version that is done, or whole already, is a repeat: its offset is done with its version, its data is
-   never used. Versions done lately are remembered for that, up to a limit.
+   never used. Versions done lately are remembered for that (:mod:`done_lately`).
 7. A segment is released as soon as no open version needs it, and never twice.
+8. A file that stays incomplete for too long (:mod:`patience`) becomes a dead letter that lists what is missing. A chunk
+   of it that comes before that is committed is taken as if nothing had been said; one that comes later begins anew.
+9. With ``failures=hold`` a file that fails has no outcome: its offsets stay undone, for the next start.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from datetime import datetime, timezone
+from collections.abc import Iterable
+from dataclasses import replace
 
 from ray_reproducer.core import outcome as outcomes
 from ray_reproducer.core.assembly import Assembly, OpenVersion, SegmentReceipt
-from ray_reproducer.core.errors import IllegalEventError
+from ray_reproducer.core.commit_schedule import CommitSchedule
+from ray_reproducer.core.done_lately import DoneLately
+from ray_reproducer.core.event_check import check
 from ray_reproducer.core.events import (
     Announce,
     CancelTask,
@@ -32,6 +37,8 @@ from ray_reproducer.core.events import (
     FileWork,
     Finish,
     Instruction,
+    PartitionsAdded,
+    ReadPartitions,
     ReleaseSegments,
     SetReading,
     SlotsChanged,
@@ -43,21 +50,26 @@ from ray_reproducer.core.events import (
     TransactionAborted,
     TransactionCommitted,
 )
+from ray_reproducer.core.flow import FlowLimits
+from ray_reproducer.core.given_up import GivenUp
 from ray_reproducer.core.intake import Delivery
-from ray_reproducer.core.ledger import CommitPlan, Ledger, poison_id
+from ray_reproducer.core.ledger import Ledger, poison_id
 from ray_reproducer.core.lifecycle import Lifecycle, State
 from ray_reproducer.core.limits import MachineLimits, Moment
 from ray_reproducer.core.outcome import Failure, Origin, Outcome
+from ray_reproducer.core.patience import Patience, waited_for
 from ray_reproducer.core.pending import PendingOutcomes
 from ray_reproducer.core.pool import ExtractionPool
-from ray_reproducer.core.progress import Progress
+from ray_reproducer.core.progress import Counters, Progress
 from ray_reproducer.core.story import Story
 
 
 class Machine:
     """The committer's state machine."""
 
-    def __init__(self, ledger: Ledger, origin: Origin, limits: MachineLimits, now: Moment) -> None:
+    def __init__(
+        self, ledger: Ledger, origin: Origin, limits: MachineLimits, now: Moment, done_lately: Iterable[bytes] = ()
+    ) -> None:
         """Begin with what is committed.
 
         Args:
@@ -65,6 +77,7 @@ class Machine:
             origin: what all dead letters have in common.
             limits: sizes and times to keep to.
             now: the time.
+            done_lately: ids of versions that earlier lives have finished, in their order.
         """
         self._limits = limits
         self._ledger = ledger
@@ -72,18 +85,18 @@ class Machine:
         self._assembly = Assembly()
         self._lifecycle = Lifecycle(limits.story_length)
         self._pool = ExtractionPool(limits.pool)
+        self._flow = FlowLimits(limits)
         self._outcomes = PendingOutcomes(ledger, limits.max_records, limits.room_retry_s)
-        self._done_lately: OrderedDict[bytes, None] = OrderedDict()
-        self._plan: CommitPlan | None = None
-        self._plan_may_differ = True
-        self._last_plan_s = now.monotonic_s
-        self._last_refresh_s = now.monotonic_s
+        self._done_lately = DoneLately(limits.versions_remembered, limits.duplicates, done_lately)
+        self._patience = Patience(limits.patience, ledger.partitions, now)
+        self._given_up = GivenUp()
+        self._schedule = CommitSchedule(limits, self._outcomes, now.monotonic_s)
         self._drain_to: dict[int, int] | None = None
+        self._looked_after_drain = False
         self._stopping = False
         self._reading = True
         self._ended = False
-        self._counts: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
+        self._counters = Counters()
         self._events = 0
         self._now = now
         self._out: list[Instruction] = []
@@ -100,37 +113,19 @@ class Machine:
         Raises:
             IllegalEventError: the event can't happen now; nothing has changed.
         """
-        self._check(event)
+        check(event, self._ledger, self._pool, self._schedule.open)
         self._now = now
         self._events += 1
         self._out = []
         self._take(event)
         if not self._ended:
-            self._cancel_late_tasks()
+            self._give_up()
+            self._out.extend(CancelTask(task) for task in self._pool.late(now.monotonic_s))
             self._start_tasks()
             self._commit()
             self._steer_reading()
             self._finish()
         return self._out
-
-    def _check(self, event: Event) -> None:
-        if isinstance(event, Delivered):
-            for partition, start, stop in event.delivery.ranges:
-                ledger = self._ledger.partitions.get(partition)
-                if ledger is None or start != ledger.delivered_to:
-                    raise IllegalEventError(f"partition {partition}: {start} to {stop} was delivered out of turn")
-        elif isinstance(event, (TaskFinished, TaskCrashed)):
-            versions = self._pool.versions_of(event.task)
-            if versions is None:
-                raise IllegalEventError(f"task {event.task} is not running")
-            if isinstance(event, TaskFinished) and len(event.answers) != len(versions):
-                raise IllegalEventError(f"task {event.task}: {len(event.answers)} answers for {len(versions)} files")
-        elif isinstance(event, (TransactionCommitted, TransactionAborted)):
-            refused = event.too_large if isinstance(event, TransactionAborted) else -1
-            if self._plan is None or refused >= len(self._plan.carried):
-                raise IllegalEventError(f"nobody asked for the transaction that ended ({event})")
-        elif isinstance(event, DrainTo) and not event.ends.keys() <= self._ledger.partitions.keys():
-            raise IllegalEventError(f"some of the partitions {sorted(event.ends)} are not read")
 
     def _take(self, event: Event) -> None:  # noqa: C901 - one line for each kind of event
         if isinstance(event, Delivered):
@@ -150,16 +145,18 @@ class Machine:
             self._pool.slots = event.slots
         elif isinstance(event, DrainTo):
             self._drain_to = dict(event.ends)
+        elif isinstance(event, PartitionsAdded):
+            self._partitions_added(event)
         elif isinstance(event, StopRequested):
-            self._stopping = self._plan_may_differ = True
+            self._stopping = True
+            self._schedule.changed()
 
     # ------------------------------------------------------------ what consumers say
 
     def _delivered(self, delivery: Delivery) -> None:
-        self._plan_may_differ = True
-        self._counts["messages"] += delivery.messages
-        self._counts["bytes"] += delivery.size_bytes
-        self._counts["filtered"] += delivery.filtered
+        self._schedule.changed()
+        self._counters.delivered(delivery)
+        self._patience.read(delivery.read_to_ms)
         for partition, start, stop in delivery.ranges:
             self._ledger.deliver(partition, start, stop)
         for version_id in delivery.done_before:
@@ -170,7 +167,7 @@ class Machine:
             version_id = poison_id(partition, offset)
             self._ledger.open(version_id, partition, offset)
             self._move(version_id, "poison", ((partition, offset), message.reason))
-            letter = outcomes.poison_letter(partition, offset, message, self._origin, self._iso_time())
+            letter = outcomes.poison_letter(partition, offset, message, self._origin, self._now.iso)
             self._add_outcome(version_id, letter)
         self._release({receipt.slice.segment for receipt in delivery.receipts})
 
@@ -184,20 +181,43 @@ class Machine:
                 self._ledger.repeat(partition, offset)
             else:
                 self._ledger.open(version_id, partition, offset)
-        if done or (state is not None and state is not State.ASSEMBLING):
-            self._counts["duplicates"] += len(places)
+        if version_id in self._given_up:
+            self._take_late(receipt)
+        elif done or (state is not None and state is not State.ASSEMBLING):
+            self._counters.duplicates += len(places)
             self._lifecycle.tell(version_id, "repeat", self._events, self._now, places, path)
-            return
-        self._move(version_id, "chunk", places, path)
-        if self._assembly.add(receipt):
-            self._move(version_id, "whole", (), path)
+        else:
+            self._move(version_id, "chunk", places, path)
+            self._assemble(receipt)
+
+    def _assemble(self, receipt: SegmentReceipt) -> None:
+        version_id = receipt.version.id
+        if self._assembly.add(receipt, self._now.monotonic_s):
+            self._move(version_id, "whole", (), receipt.version.relative_path)
             self._pool.wait(version_id, self._assembly.get(version_id).size_bytes)
+
+    def _take_late(self, receipt: SegmentReceipt) -> None:
+        """Take a chunk of a version that was given up: at once, or when the transaction that says so has ended."""
+        version_id = receipt.version.id
+        if self._lifecycle.state(version_id) is State.COMMITTING:
+            self._given_up.keep(receipt)
+            return
+        self._given_up.discard(version_id)
+        self._outcomes.drop(version_id)
+        self._move(version_id, "late chunk", (), receipt.version.relative_path)
+        self._assemble(receipt)
+
+    def _partitions_added(self, event: PartitionsAdded) -> None:
+        for partition, position in event.starts.items():
+            self._ledger.add(partition, position)
+        self._patience.add(event.starts)
+        self._out.append(ReadPartitions(event.starts))
 
     def _learn_done(self, version_id: bytes) -> None:
         """Take note that the committed metadata knows a version as done, whatever was thought of it so far."""
-        self._remember(version_id)
+        self._done_lately.add(version_id)
         state = self._lifecycle.state(version_id)
-        if state is None:
+        if state is None or self._limits.duplicates == "reprocess":  # then a repeat is a file like any other
             return
         self._move(version_id, "done before")
         if state is State.UNWANTED:
@@ -205,9 +225,10 @@ class Machine:
         self._ledger.close(version_id)
         if state is State.WAITING:
             self._pool.discard(version_id)
-        if state is State.READY:
+        elif state is State.READY:
             self._outcomes.drop(version_id)
-        elif state is not State.RUNNING:
+            self._given_up.discard(version_id)
+        if state is not State.RUNNING and version_id in self._assembly:
             self._drop_data(version_id)
 
     # ------------------------------------------------------------ what workers say
@@ -225,53 +246,82 @@ class Machine:
         if self._lifecycle.state(version_id) is State.UNWANTED:
             self._move(version_id, "ignored answer", (), version.relative_path)
             return
-        if isinstance(answer, Failure):
-            offsets = self._ledger.offsets(version_id)
-            outcome = outcomes.dead_letter(version, answer, offsets, self._origin, self._iso_time())
-        else:
+        if isinstance(answer, bytes):
             outcome = outcomes.result(version, answer)
+        elif self._limits.failures == "hold":
+            self._hold(version_id, outcomes.held(version, answer))
+            return
+        else:
+            offsets = self._ledger.offsets(version_id)
+            outcome = outcomes.dead_letter(version, answer, offsets, self._origin, self._now.iso)
         self._move(version_id, "answer", (outcome.reason,), version.relative_path)
         self._add_outcome(version_id, outcome)
+
+    def _hold(self, version_id: bytes, held: Outcome) -> None:
+        self._move(version_id, "hold", (held.reason,), held.path)
+        self._counters.held += 1
+        self._out.append(Announce((held,)))
 
     # ------------------------------------------------------------ what the broker says
 
     def _transaction_committed(self) -> None:
-        plan = self._end_plan()
+        plan = self._schedule.end()
         carried: list[Outcome] = []
         self._ledger.committed(plan)
         for version_id in plan.carried:
             outcome = self._outcomes.drop(version_id)
             carried.append(outcome)
             self._move(version_id, "committed", (), outcome.path)
-            self._remember(version_id)
-            self._counts[outcome.kind] += 1
-            if outcome.reason:
-                self._reasons[outcome.reason] += 1
+            self._counters.committed(outcome)
+            if outcome.final:
+                self._done_lately.add(version_id)
+            else:
+                self._given_up.discard(version_id)
+                self._drop_data(version_id)
         if carried:
             self._out.append(Announce(tuple(carried)))
+        for receipt in self._given_up.take_late():
+            self._take_receipt(receipt)
 
     def _transaction_aborted(self, too_large: int) -> None:
-        versions = self._end_plan().carried
+        versions = self._schedule.end().carried
         for version_id in versions:
             self._move(version_id, "aborted")
         if too_large >= 0:
-            version_id = versions[too_large]
-            offsets = self._ledger.offsets(version_id)
-            refused = self._outcomes.drop(version_id)
-            letter = outcomes.refused_by_broker(refused, offsets, self._origin, self._iso_time())
-            self._add_outcome(version_id, letter)
+            self._refused(versions[too_large])
+        for receipt in self._given_up.take_late():
+            if receipt.version.id in self._given_up:
+                self._take_late(receipt)
+            else:
+                self._assemble(receipt)
+            self._release({receipt.slice.segment})
 
-    def _end_plan(self) -> CommitPlan:
-        plan, self._plan = self._plan, None
-        if plan is None:
-            raise IllegalEventError("a transaction ended that nobody asked for")
-        self._plan_may_differ = True
-        return plan
+    def _refused(self, version_id: bytes) -> None:
+        """Replace an outcome that the broker does not take because of its size."""
+        refused = self._outcomes.drop(version_id)
+        offsets = self._ledger.offsets(version_id)
+        letter = outcomes.refused_by_broker(refused, offsets, self._origin, self._now.iso)
+        if refused.kind == "result" and self._limits.failures == "hold":
+            self._hold(version_id, replace(letter, kind="held", value=b""))
+        else:
+            self._add_outcome(version_id, letter)
 
     # ------------------------------------------------------------ what is to be done
 
-    def _cancel_late_tasks(self) -> None:
-        self._out.extend(CancelTask(task) for task in self._pool.late(self._now.monotonic_s))
+    def _give_up(self) -> None:
+        if self._limits.failures == "hold" or self._stopping or not self._ledger.caught_up:
+            return
+        drained = self._all_delivered() and not self._looked_after_drain
+        self._looked_after_drain = self._looked_after_drain or drained
+        for version in list(self._patience.overdue(self._assembly, self._now, drained=drained)):
+            version_id = version.version.id
+            if version_id in self._given_up:
+                continue
+            offsets, waited_s = self._ledger.offsets(version_id), waited_for(version, self._now)
+            letter = outcomes.given_up(version, offsets, self._origin, self._now.iso, waited_s)
+            self._given_up.add(version_id)
+            self._move(version_id, "give up", (letter.reason,), letter.path)
+            self._add_outcome(version_id, letter)
 
     def _start_tasks(self) -> None:
         if self._stopping:
@@ -285,39 +335,17 @@ class Machine:
             self._out.append(StartTask(task, tuple(files)))
 
     def _commit(self) -> None:
-        now_s = self._now.monotonic_s
-        refresh = now_s - self._last_refresh_s >= self._limits.refresh_interval_s
-        last = self._nothing_to_come()
-        due = last or now_s - self._last_plan_s >= self._limits.commit_interval_s
-        if self._plan is not None or not (refresh or (due and self._plan_may_differ)):
+        last = (self._stopping or self._all_delivered()) and not self._pool.running
+        plan = self._schedule.plan(self._now.monotonic_s, last=last)
+        if plan is None:
             return
-        if not (refresh or last or self._outcomes.worth_planning(now_s)):
-            return
-        self._last_plan_s = now_s
-        self._plan_may_differ = False
-        plan = self._outcomes.plan(now_s, refresh=refresh)
-        if refresh:
-            self._last_refresh_s = now_s
-        if not plan.carried and not plan.commits:
-            return
-        self._plan = plan
         for version_id in plan.carried:
             self._move(version_id, "plan")
         self._out.append(Commit(tuple(self._outcomes[v] for v in plan.carried), plan.commits))
 
-    def _nothing_to_come(self) -> bool:
-        """Whether waiting longer would add nothing to a transaction."""
-        return (self._stopping or self._all_delivered()) and not self._pool.running
-
     def _steer_reading(self) -> None:
-        limits, pool = self._limits, self._pool
-        # Reading goes on at half of what stopped it, so that it does not flutter.
-        share = 1.0 if self._reading else 0.5
-        full = (
-            pool.waiting_bytes > share * limits.max_waiting_bytes
-            or pool.waiting > share * limits.max_waiting_files
-            or (self._plan is not None and self._outcomes.size_bytes > share * limits.max_pending_bytes)
-        )
+        uncommitted = self._outcomes.size_bytes if self._schedule.open else 0
+        full = self._flow.full(self._pool, uncommitted, reading=self._reading)
         reading = not (full or self._stopping or self._all_delivered())
         if reading != self._reading:
             self._reading = reading
@@ -328,7 +356,7 @@ class Machine:
         return ends is not None and all(self._ledger.partitions[p].delivered_to >= end for p, end in ends.items())
 
     def _finish(self) -> None:
-        idle = not self._pool.running and self._plan is None and not self._plan_may_differ
+        idle = not self._pool.running and self._schedule.settled
         if idle and (self._stopping or (self._all_delivered() and not self._pool.waiting)):
             self._ended = True
             self._out.append(Finish())
@@ -339,7 +367,7 @@ class Machine:
         self._lifecycle.move(version_id, what, self._events, self._now, detail, path)
 
     def _add_outcome(self, version_id: bytes, outcome: Outcome) -> None:
-        self._plan_may_differ = True
+        self._schedule.changed()
         self._outcomes.add(version_id, outcome)
 
     def _drop_data(self, version_id: bytes) -> OpenVersion:
@@ -348,17 +376,8 @@ class Machine:
         return version
 
     def _release(self, segments: set[int]) -> None:
-        if unused := self._assembly.unused(segments):
+        if unused := self._assembly.unused(segments - self._given_up.late_segments()):
             self._out.append(ReleaseSegments(unused))
-
-    def _remember(self, version_id: bytes) -> None:
-        self._done_lately[version_id] = None
-        self._done_lately.move_to_end(version_id)
-        if len(self._done_lately) > self._limits.versions_remembered:
-            self._done_lately.popitem(last=False)
-
-    def _iso_time(self) -> str:
-        return datetime.fromtimestamp(self._now.epoch_s, timezone.utc).isoformat(timespec="milliseconds")
 
     # ------------------------------------------------------------ what can be asked
 
@@ -369,20 +388,13 @@ class Machine:
 
     def progress(self, lag_messages: int | None = None, broker_trouble: str = "") -> Progress:
         """Return the counters of this moment; the two arguments are handed through."""
-        pool = self._pool
-        return Progress(
-            messages_read=self._counts["messages"],
-            bytes_read=self._counts["bytes"],
-            results=self._counts["result"],
-            dead_letters=self._counts["dead_letter"],
-            duplicates=self._counts["duplicates"],
-            filtered=self._counts["filtered"],
-            files_incomplete=len(self._assembly) - pool.files_in_flight - pool.waiting,
-            files_waiting=pool.waiting,
-            files_in_flight=pool.files_in_flight,
+        waiting, in_flight = self._pool.waiting, self._pool.files_in_flight
+        return self._counters.snapshot(
+            files_incomplete=len(self._assembly) - in_flight - waiting - len(self._given_up),
+            files_waiting=waiting,
+            files_in_flight=in_flight,
             outcomes_pending=len(self._outcomes),
             lag_messages=lag_messages,
-            dead_letters_by_reason=dict(self._reasons),
             broker_trouble=broker_trouble,
             drained=self._ended and not self._stopping and not self._outcomes,
         )

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import orjson
 
+from ray_reproducer.core.assembly import OpenVersion
 from ray_reproducer.core.chunk import FileVersion
 
 DEAD_LETTER_SCHEMA: Final = 1
@@ -61,7 +62,7 @@ class Outcome:
 
     Attributes:
         path: relative path of the file, or "" for a message that is no chunk.
-        kind: which topic it goes to.
+        kind: which topic it goes to; one that is held goes nowhere.
         key: the record's key.
         value: the record's value, UTF-8 JSON.
         reason: "" for a result, else the code.
@@ -69,10 +70,12 @@ class Outcome:
         traceback: "" unless user code raised.
         partition: where a message that is no chunk was found; -1 for a file.
         offset: where a message that is no chunk was found; -1 for a file.
+        version: the file version; None for a message that is no chunk.
+        final: whether chunks of the version that come later are repeats; not so for a file that was given up.
     """
 
     path: str
-    kind: Literal["result", "dead_letter"]
+    kind: Literal["result", "dead_letter", "held"]
     key: str
     value: bytes
     reason: str = ""
@@ -80,6 +83,8 @@ class Outcome:
     traceback: str = ""
     partition: int = -1
     offset: int = -1
+    version: FileVersion | None = None
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,21 @@ def encode_metadata(returned: object, max_bytes: int) -> bytes | Failure:
 
 def result(version: FileVersion, value: bytes) -> Outcome:
     """Make the outcome of a file whose extractor returned metadata, already encoded."""
-    return Outcome(path=version.relative_path, kind="result", key=version.result_key, value=value)
+    return Outcome(path=version.relative_path, kind="result", key=version.result_key, value=value, version=version)
+
+
+def held(version: FileVersion, failure: Failure) -> Outcome:
+    """Say that a file has failed and is left for the next start: nothing is produced for it."""
+    return Outcome(
+        path=version.relative_path,
+        kind="held",
+        key=version.result_key,
+        value=b"",
+        reason=failure.reason,
+        error=cut(failure.error, MAX_ERROR_CHARS),
+        traceback=failure.traceback[-MAX_TRACEBACK_CHARS:],
+        version=version,
+    )
 
 
 def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin: Origin, now: str) -> Outcome:
@@ -138,12 +157,39 @@ def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin
         now: time in ISO format.
     """
     record = _record(version.relative_path, failure, offsets, origin, now)
-    record["file"] = {
-        "sha512": version.file_hash.hex(),
-        "n_chunks": version.n_chunks,
-        "mtime": version.mtime,
+    record["file"] = _file(version)
+    return _dead_letter(version.relative_path, version.result_key, failure, record, version=version)
+
+
+def given_up(open_version: OpenVersion, offsets: Offsets, origin: Origin, now: str, waited_s: float) -> Outcome:
+    """Make the outcome of a file of which chunks are missing for too long.
+
+    Args:
+        open_version: the file version, and what there is of it.
+        offsets: where the chunks that are there are on the source topic.
+        origin: what is the same for the whole run.
+        now: time in ISO format.
+        waited_s: how old its newest chunk is, in seconds.
+    """
+    version, missing = open_version.version, open_version.missing()
+    n_missing = version.n_chunks - len(open_version.held)
+    named = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in missing[:10])
+    more = " and more" if len(missing) > 10 else ""
+    what = f"{n_missing} of {version.n_chunks} chunks are missing ({named}{more}); the newest came {waited_s:.0f} s ago"
+    if open_version.superseded:
+        failure = Failure("superseded", f"a newer version of the file has come, and of this one {what}", attempts=0)
+    else:
+        failure = Failure("incomplete", what, attempts=0)
+    record = _record(version.relative_path, failure, offsets, origin, now)
+    record["file"] = _file(version) | {
+        "chunks_missing": n_missing,
+        "missing": [list(run) for run in missing[:MAX_OFFSET_RANGES]],
     }
-    return _dead_letter(version.relative_path, version.result_key, failure, record)
+    return _dead_letter(version.relative_path, version.result_key, failure, record, version=version, final=False)
+
+
+def _file(version: FileVersion) -> dict[str, Any]:
+    return {"sha512": version.file_hash.hex(), "n_chunks": version.n_chunks, "mtime": version.mtime}
 
 
 def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: Origin, now: str) -> Outcome:
@@ -156,7 +202,7 @@ def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: O
         "truncated": len(message.raw) < message.size_bytes,
     }
     key = f"{origin.topic}_{partition}_{offset}"
-    return _dead_letter("", key, failure, record, partition, offset)
+    return replace(_dead_letter("", key, failure, record), partition=partition, offset=offset)
 
 
 def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: str) -> Outcome:
@@ -167,7 +213,13 @@ def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: s
     else:
         failure = Failure(refused.reason, refused.error)
     record = _record(refused.path or None, failure, offsets, origin, now, max_ranges=0)
-    return _dead_letter(refused.path, refused.key, failure, record, refused.partition, refused.offset)
+    if refused.version is not None:
+        record["file"] = _file(refused.version)
+    return replace(
+        _dead_letter(refused.path, refused.key, failure, record, version=refused.version, final=refused.final),
+        partition=refused.partition,
+        offset=refused.offset,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +268,13 @@ def _record(
 
 
 def _dead_letter(
-    path: str, key: str, failure: Failure, record: dict[str, Any], partition: int = -1, offset: int = -1
+    path: str,
+    key: str,
+    failure: Failure,
+    record: dict[str, Any],
+    *,
+    version: FileVersion | None = None,
+    final: bool = True,
 ) -> Outcome:
     printable = _printable(record)
     return Outcome(
@@ -227,8 +285,8 @@ def _dead_letter(
         reason=failure.reason,
         error=printable["error"],
         traceback=printable["traceback"] or "",
-        partition=partition,
-        offset=offset,
+        version=version,
+        final=final,
     )
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray_reproducer.core.intake import Delivery
+from ray_reproducer.core.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,8 @@ class Progress:
         dead_letters: dead letters in committed transactions of this run.
         duplicates: chunks that repeated a file already done.
         filtered: messages left out because of ``filepath_regex``.
+        offsets_lost: offsets of the source topic that were gone (retention, deleted records) before they were read.
+        held: files that failed and are left for the next start (``failures=hold``).
         files_incomplete: files of which some chunks have not arrived, now.
         files_waiting: whole files that wait for a worker, now.
         files_in_flight: files that a worker has, now.
@@ -34,6 +40,8 @@ class Progress:
     dead_letters: int = 0
     duplicates: int = 0
     filtered: int = 0
+    offsets_lost: int = 0
+    held: int = 0
     files_incomplete: int = 0
     files_waiting: int = 0
     files_in_flight: int = 0
@@ -53,5 +61,41 @@ class Progress:
             dead_letters=earlier.dead_letters + self.dead_letters,
             duplicates=earlier.duplicates + self.duplicates,
             filtered=earlier.filtered + self.filtered,
+            offsets_lost=earlier.offsets_lost + self.offsets_lost,
             dead_letters_by_reason=dict(Counter(earlier.dead_letters_by_reason) + Counter(self.dead_letters_by_reason)),
         )
+
+
+@dataclass
+class Counters:
+    """What the machine counts in one life; the attributes are those of :class:`Progress`."""
+
+    messages_read: int = 0
+    bytes_read: int = 0
+    results: int = 0
+    dead_letters: int = 0
+    duplicates: int = 0
+    filtered: int = 0
+    offsets_lost: int = 0
+    held: int = 0
+    dead_letters_by_reason: Counter[str] = field(default_factory=Counter)
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Count what a consumer took."""
+        self.messages_read += delivery.messages
+        self.bytes_read += delivery.size_bytes
+        self.filtered += delivery.filtered
+        self.offsets_lost += sum(stop - start for _, start, stop in delivery.lost)
+
+    def committed(self, outcome: Outcome) -> None:
+        """Count an outcome in a committed transaction."""
+        if outcome.kind == "result":
+            self.results += 1
+        else:
+            self.dead_letters += 1
+            self.dead_letters_by_reason[outcome.reason] += 1
+
+    def snapshot(self, **now: Any) -> Progress:
+        """Return the counters together with what is so *now*: further attributes of :class:`Progress`."""
+        counted = dict(vars(self), dead_letters_by_reason=dict(self.dead_letters_by_reason))
+        return Progress(**counted, **now)

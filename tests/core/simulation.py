@@ -56,7 +56,7 @@ from ray_reproducer.core.events import (
 )
 from ray_reproducer.core.intake import Delivery, Intake
 from ray_reproducer.core.ledger import Ledger, PartitionCommit, PartitionStart, poison_id
-from ray_reproducer.core.limits import MachineLimits, Moment, PoolLimits
+from ray_reproducer.core.limits import MachineLimits, Moment, PatienceLimits, PoolLimits
 from ray_reproducer.core.machine import Machine
 from ray_reproducer.core.outcome import Failure, Origin, Outcome
 from ray_reproducer.core.segment import Segment
@@ -302,7 +302,9 @@ class World:
         self.broker = Broker(self.topic)
         self.n_consumers = n_consumers
         self.limits = limits or MachineLimits(
-            commit_interval_s=1.0, pool=PoolLimits(max_crashes=2, timeout_s=50.0, batch=BatchLimits(max_files=4))
+            commit_interval_s=1.0,
+            patience=PatienceLimits(incomplete_after_s=None),
+            pool=PoolLimits(max_crashes=2, timeout_s=50.0, batch=BatchLimits(max_files=4)),
         )
         self.room = room
         self.now_s = 0.0

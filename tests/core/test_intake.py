@@ -15,6 +15,7 @@ from ray_reproducer.core.errors import IllegalEventError
 from ray_reproducer.core.intake import SHARED_SEGMENT_BYTES, Delivery, Flush, Intake
 from ray_reproducer.core.ledger import PartitionStart, poison_id
 from ray_reproducer.core.outcome import MAX_RAW_MESSAGE_BYTES, PoisonMessage
+from ray_reproducer.core.patience import AT_END
 
 TOPIC_ID = bytes(16)
 
@@ -116,7 +117,38 @@ def test_rule_2_reaching_what_was_passed_changes_nothing() -> None:
     taken.reached(0, 3)
     assert flushed(taken).delivery.ranges == ((0, 0, 5),)
     taken.reached(0, 5)
+    assert flushed(taken).delivery == Delivery(read_to_ms={0: AT_END})
     assert taken.flush() is None
+
+
+def test_rule_2_partitions_that_are_new_begin_where_it_is_said() -> None:
+    taken = intake()
+    taken.add({5: 7})
+    taken.message(5, 7, message(version()), 0)
+    assert flushed(taken).delivery.ranges == ((5, 7, 8),)
+    with pytest.raises(IllegalEventError, match="not new"):
+        taken.add({5: 9})
+
+
+def test_rule_1_what_is_lost_is_in_the_range_and_said() -> None:
+    taken = intake(0, 1)
+    taken.message(0, 0, message(version()), 0)
+    taken.lost(0, 9)
+    taken.lost(0, 4)
+    taken.message(0, 9, message(version("b")), 0)
+    delivery = flushed(taken).delivery
+    assert delivery.ranges == ((0, 0, 10),)
+    assert delivery.lost == ((0, 1, 9),)
+
+
+def test_rule_6_a_delivery_says_how_far_in_time_partitions_were_read() -> None:
+    taken = intake(0, 1)
+    taken.message(0, 0, message(version()), 1_000)
+    taken.message(0, 1, message(version("b")), 900)
+    taken.reached(1, 0)
+    assert flushed(taken).delivery.read_to_ms == {0: 900, 1: AT_END}
+    taken.message(1, 0, message(version("c")), 2_000)
+    assert flushed(taken).delivery.read_to_ms == {1: 2_000}
 
 
 # ---------------------------------------------------------------- rule 3

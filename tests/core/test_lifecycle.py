@@ -25,6 +25,7 @@ WAYS: dict[State | None, list[str]] = {
     State.UNWANTED: ["chunk", "whole", "start", "done before"],
     State.READY: ["poison"],
     State.COMMITTING: ["poison", "plan"],
+    State.HELD: ["chunk", "whole", "start", "hold"],
 }
 """How a version gets into each state."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from ray_reproducer.core.events import (
     FileWork,
     Finish,
     Instruction,
+    PartitionsAdded,
+    ReadPartitions,
     ReleaseSegments,
     SetReading,
     SlotsChanged,
@@ -38,12 +42,14 @@ from ray_reproducer.core.events import (
 )
 from ray_reproducer.core.intake import Delivery
 from ray_reproducer.core.ledger import Ledger, PartitionStart
-from ray_reproducer.core.limits import MachineLimits, Moment, PoolLimits
+from ray_reproducer.core.limits import MachineLimits, Moment, PatienceLimits, PoolLimits
 from ray_reproducer.core.machine import Machine
 from ray_reproducer.core.outcome import Failure, Origin, PoisonMessage
+from ray_reproducer.core.patience import AT_END
 from tests.core.test_ledger import limit_metadata
 
 TOPIC_ID = bytes(range(16))
+EPOCH_S = 1_700_000_000.0
 ORIGIN = Origin("raw", TOPIC_ID, "mine", "program 1")
 SLOW_COMMITS = MachineLimits(commit_interval_s=1.0, pool=PoolLimits(max_crashes=2, batch=BatchLimits(max_files=8)))
 
@@ -51,15 +57,20 @@ SLOW_COMMITS = MachineLimits(commit_interval_s=1.0, pool=PoolLimits(max_crashes=
 class Program:
     """A machine, with a clock, and the next offset of each partition."""
 
-    def __init__(self, limits: MachineLimits = SLOW_COMMITS, starts: dict[int, PartitionStart] | None = None) -> None:
+    def __init__(
+        self,
+        limits: MachineLimits = SLOW_COMMITS,
+        starts: dict[int, PartitionStart] | None = None,
+        done_lately: Sequence[bytes] = (),
+    ) -> None:
         starts = starts or {0: PartitionStart(0)}
-        self.machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, limits, Moment(0.0, 0.0))
+        self.machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, limits, Moment(0.0, EPOCH_S), done_lately)
         self.now_s = 0.0
         self.next = {p: start.position for p, start in starts.items()}
         self.segment = 0
 
     def handle(self, event: Event) -> list[Instruction]:
-        return self.machine.handle(event, Moment(self.now_s, 1_700_000_000 + self.now_s))
+        return self.machine.handle(event, Moment(self.now_s, EPOCH_S + self.now_s))
 
     def chunks(
         self, version: FileVersion, *indices: int, partition: int = 0, size_bytes: int = 10, **more: Any
@@ -82,7 +93,7 @@ class Program:
             tuple(range(start, stop)),
             indices,
             size_bytes,
-            0,
+            int((EPOCH_S + self.now_s) * 1000),
         )
         return Delivery(
             ranges=((partition, start, stop),),
@@ -151,6 +162,7 @@ ILLEGAL: dict[str, Event] = {
     "a commit that nobody asked for": TransactionCommitted(),
     "an abort that nobody asked for": TransactionAborted(),
     "a drain of an unknown partition": DrainTo({0: 5, 3: 1}),
+    "a new partition that is not new": PartitionsAdded({3: 0, 0: 0}),
 }
 
 
@@ -707,3 +719,186 @@ def test_progress_counts_each_file_where_it_is() -> None:
     assert (progress.messages_read, progress.bytes_read) == (3, 27)
     assert (progress.files_incomplete, progress.files_in_flight, progress.files_waiting) == (1, 1, 1)
     assert (progress.outcomes_pending, progress.lag_messages, progress.broker_trouble) == (1, 5, "away")
+
+
+# ---------------------------------------------------------------- rule 6: after a restart
+
+IMPATIENT = replace(SLOW_COMMITS, patience=PatienceLimits(incomplete_after_s=100.0, grace_s=1.0, look_interval_s=1.0))
+HOLDING = replace(IMPATIENT, failures="hold")
+
+
+def test_rule_6_what_earlier_lives_have_finished_is_a_repeat() -> None:
+    program = Program(done_lately=[a_version("a").id])
+    program.handle(SlotsChanged(1))
+    assert not of_kind(StartTask, program.chunks(a_version("a"), 1))
+    assert program.machine.progress().duplicates == 1
+    assert program.position() == 1
+
+
+def test_rule_6_with_reprocess_a_finished_file_that_comes_again_is_a_file_like_any_other() -> None:
+    program = Program(replace(SLOW_COMMITS, duplicates="reprocess"), done_lately=[a_version("a").id])
+    one_file_to_commit(program)
+    assert not of_kind(StartTask, program.chunks(a_version("a"), 1))  # it is not committed yet
+    program.handle(TransactionCommitted())
+    assert of_kind(StartTask, program.chunks(a_version("a"), 1))
+    assert program.machine.progress().duplicates == 1
+
+
+# ---------------------------------------------------------------- rule 8
+
+
+def given_up(program: Program, version: FileVersion, *indices: int) -> Commit:
+    """Let a version become too old, up to the transaction that says so."""
+    program.handle(Delivered(Delivery(read_to_ms={0: AT_END})))
+    program.chunks(version, *indices)
+    assert not of_kind(Commit, program.tick(99.0))[0].outcomes
+    program.handle(TransactionCommitted())
+    (commit,) = of_kind(Commit, program.tick(1.0))
+    assert isinstance(commit, Commit)
+    return commit
+
+
+def test_rule_8_an_incomplete_file_becomes_a_dead_letter_that_lists_what_is_missing() -> None:
+    program = Program(IMPATIENT)
+    (letter,) = given_up(program, a_version("a", 5), 2, 4).outcomes
+    value = json.loads(letter.value)
+    assert (letter.kind, letter.reason, value["attempts"]) == ("dead_letter", "incomplete", 0)
+    assert value["file"]["missing"] == [[1, 1], [3, 3], [5, 5]]
+    assert value["file"]["chunks_missing"] == 3
+    assert value["source"]["offsets"] == {"0": [[0, 1]]}
+    assert "3 of 5 chunks are missing (1, 3, 5)" in value["error"]
+    assert program.machine.progress().files_incomplete == 0
+    committed = program.handle(TransactionCommitted())
+    assert of_kind(ReleaseSegments, committed) == [ReleaseSegments((1,))]
+    assert program.position() == 2
+
+
+def test_rule_8_one_of_which_a_newer_version_came_is_superseded() -> None:
+    program = Program(IMPATIENT)
+    program.chunks(FileVersion("dir", "a", "", b"2" * 64, 3, mtime=2.0), 1)
+    (letter, other) = given_up(program, FileVersion("dir", "a", "", b"1" * 64, 3, mtime=1.0), 1).outcomes
+    assert (letter.reason, other.reason) == ("incomplete", "superseded")
+
+
+def test_rule_8_a_chunk_before_the_transaction_takes_it_back() -> None:
+    program = Program(replace(IMPATIENT, commit_interval_s=1000.0))
+    program.handle(SlotsChanged(1))
+    program.handle(Delivered(Delivery(read_to_ms={0: AT_END})))
+    program.chunks(a_version("a", 2), 1)
+    program.tick(100.0)
+    assert program.machine.progress().outcomes_pending == 1
+    (start,) = of_kind(StartTask, program.chunks(a_version("a", 2), 2))
+    assert program.machine.progress().outcomes_pending == 0
+    program.answer(start.task)
+    (commit,) = of_kind(Commit, program.tick(1000.0))
+    assert [outcome.kind for outcome in commit.outcomes] == ["result"]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_rule_8_a_chunk_during_the_transaction_waits_for_its_end(committed: bool) -> None:
+    program = Program(IMPATIENT)
+    program.handle(SlotsChanged(1))
+    given_up(program, a_version("a", 2), 1)
+    arrived = program.chunks(a_version("a", 2), 2)
+    assert not of_kind(ReleaseSegments, arrived)
+    assert not of_kind(StartTask, arrived)
+    after = program.handle(TransactionCommitted() if committed else TransactionAborted())
+    if committed:  # the chunk begins a new version: what it lacks may be sent again
+        assert of_kind(ReleaseSegments, after) == [ReleaseSegments((1,))]
+        assert program.position() == 1
+        assert program.machine.progress().files_incomplete == 1
+        (start,) = of_kind(StartTask, program.chunks(a_version("a", 2), 1))
+    else:
+        (start,) = of_kind(StartTask, after)
+    program.answer(start.task)
+    (commit,) = of_kind(Commit, program.tick(1.0))
+    assert [outcome.kind for outcome in commit.outcomes] == ["result"]
+    program.handle(TransactionCommitted())
+    assert program.position() == program.next[0]
+    assert not program.machine._assembly._users
+
+
+def test_rule_8_a_drain_gives_up_what_is_overdue_and_leaves_the_rest() -> None:
+    program = Program(IMPATIENT)
+    program.chunks(a_version("old", 2), 1)
+    program.now_s = 100.0
+    assert of_kind(Commit, program.chunks(a_version("young", 2), 1))
+    program.handle(DrainTo({0: 2}))
+    (commit,) = of_kind(Commit, program.handle(TransactionCommitted()))
+    assert [outcome.reason for outcome in commit.outcomes] == ["incomplete"]
+    assert of_kind(Finish, program.handle(TransactionCommitted()))
+    assert program.machine.progress().files_incomplete == 1
+    assert program.machine.progress().drained
+
+
+def test_rule_8_a_letter_that_the_broker_refuses_is_made_smaller_and_still_not_final() -> None:
+    program = Program(IMPATIENT)
+    given_up(program, a_version("a", 2), 1)
+    program.handle(TransactionAborted(too_large=0))
+    (commit,) = of_kind(Commit, program.tick(1.0))
+    (letter,) = commit.outcomes
+    assert (letter.reason, letter.final) == ("incomplete", False)
+    program.handle(TransactionCommitted())
+    program.chunks(a_version("a", 2), 1)
+    assert program.machine.progress().files_incomplete == 1
+
+
+# ---------------------------------------------------------------- rule 9
+
+
+def test_rule_9_a_file_that_fails_is_held_and_its_offsets_stay_undone() -> None:
+    program = Program(HOLDING)
+    program.handle(SlotsChanged(1))
+    (start,) = of_kind(StartTask, program.chunks(a_version("a"), 1))
+    (announced,) = of_kind(Announce, program.answer(start.task, Failure("extractor_raised", "no")))
+    assert [(o.kind, o.reason, o.error) for o in announced.outcomes] == [("held", "extractor_raised", "no")]
+    program.chunks(a_version("a"), 1)  # a repeat waits for it
+    one_file_to_commit(program, "b")
+    program.handle(TransactionCommitted())
+    progress = program.machine.progress()
+    assert (program.position(), progress.held, progress.results, progress.duplicates) == (0, 1, 1, 1)
+    assert of_kind(Finish, program.handle(DrainTo({0: 3})))
+
+
+def test_rule_9_a_result_that_the_broker_refuses_is_held_too() -> None:
+    program = Program(HOLDING)
+    one_file_to_commit(program)
+    (announced,) = of_kind(Announce, program.handle(TransactionAborted(too_large=0)))
+    assert [(o.kind, o.reason) for o in announced.outcomes] == [("held", "result_too_large")]
+    assert program.position() == 0
+
+
+def test_rule_9_poison_is_a_dead_letter_all_the_same() -> None:
+    program = Program(HOLDING)
+    program.poison()
+    (commit,) = of_kind(Commit, program.tick())
+    assert [outcome.kind for outcome in commit.outcomes] == ["dead_letter"]
+
+
+def test_rule_9_incomplete_files_are_waited_for_without_end() -> None:
+    program = Program(HOLDING)
+    program.handle(Delivered(Delivery(read_to_ms={0: AT_END})))
+    program.chunks(a_version("a", 2), 1)
+    program.tick(1e6)
+    assert program.machine.progress().files_incomplete == 1
+
+
+# ---------------------------------------------------------------- partitions that are new, offsets that are lost
+
+
+def test_a_new_partition_is_read_and_committed() -> None:
+    program = Program()
+    program.handle(SlotsChanged(1))
+    assert of_kind(ReadPartitions, program.handle(PartitionsAdded({4: 7}))) == [ReadPartitions({4: 7})]
+    program.next[4] = 7
+    (start,) = of_kind(StartTask, program.chunks(a_version("a"), 1, partition=4))
+    program.answer(start.task)
+    (commit,) = of_kind(Commit, program.tick())
+    assert commit.commits[4].position == 8
+
+
+def test_offsets_that_are_lost_are_counted_and_passed() -> None:
+    program = Program()
+    program.skip(9, lost=((0, 2, 9),))
+    assert program.machine.progress().offsets_lost == 7
+    assert program.position() == 9

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ray_reproducer.core.batching import BatchLimits
-from ray_reproducer.core.limits import MachineLimits, PoolLimits
+from ray_reproducer.core.limits import MachineLimits, PatienceLimits, PoolLimits
 from tests.core.simulation import CRASH_CAUSES, FileSpec, TopicSpec, World, random_spec, step, walk
 from tests.core.test_ledger import limit_metadata
 
@@ -120,6 +120,7 @@ TestProgram.settings = settings(stateful_step_count=60)
 
 def limits(random: Random) -> MachineLimits:
     return MachineLimits(
+        patience=PatienceLimits(incomplete_after_s=None),
         commit_interval_s=1.0,
         max_records=random.choice([2, 10_000]),
         max_waiting_files=random.choice([3, 1_000]),
