@@ -60,7 +60,8 @@ class BatchSizer:
         if self._seconds_per_file is None:
             return 1
         fitting = self.limits.max_files
-        if self._seconds_per_file > 0:
-            fitting = min(fitting, int(self.limits.target_s / self._seconds_per_file))
+        # Multiplied first: a time next to nothing, as a divisor, gives more than a number can hold.
+        if self._seconds_per_file * fitting > self.limits.target_s:
+            fitting = int(self.limits.target_s / self._seconds_per_file)
         share = -(-waiting // max(1, slots))
         return max(1, min(fitting, share, self._largest_measured * _GROWTH))

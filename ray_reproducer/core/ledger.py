@@ -162,16 +162,34 @@ class PartitionLedger:
             MetadataTooLargeError: it can't be said in the space there is.
         """
         position = self.position(closing)
-        undone: Mapping[bytes, Sequence[int]] = self.undone
-        if closing:
-            undone = {v: offsets for v, offsets in self.undone.items() if v not in closing}
         needed = max(self.end, position, max((self.undone[v][-1] + 1 for v in closing), default=0))
+        end = max(needed, self.done_to)
+        undone = self._begun_below(end, closing)
         try:
-            return self._encode(position, undone, max(needed, self.done_to))
+            return self._encode(position, undone, end)
         except MetadataTooLargeError:
             if self.done_to <= needed:
                 raise
             return self._encode(position, undone, needed)
+
+    def _begun_below(self, end: int, closing: Collection[bytes]) -> dict[bytes, Sequence[int]]:
+        """Find the open versions, without those in ``closing``, that have an offset below ``end``.
+
+        Files that wait further up cost nothing, however many they are. Entries that are stale go: behind a large file
+        that stays open, those of all files done since would pile up.
+        """
+        found: dict[bytes, Sequence[int]] = {}
+        still_open: list[tuple[int, bytes]] = []
+        while self._firsts and self._firsts[0][0] < end:
+            first, version_id = entry = heapq.heappop(self._firsts)
+            offsets = self.undone.get(version_id)
+            if offsets is not None and offsets[0] == first:
+                still_open.append(entry)
+                if version_id not in closing:
+                    found[version_id] = offsets
+        for entry in still_open:
+            heapq.heappush(self._firsts, entry)
+        return found
 
     def _encode(self, position: int, undone: Mapping[bytes, Sequence[int]], end: int) -> tuple[PartitionCommit, int]:
         return PartitionCommit(position, commit_metadata.encode(self._topic_id, position, undone, end)), end

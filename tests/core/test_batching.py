@@ -51,6 +51,12 @@ def test_files_that_become_slow_are_noticed_within_a_few_tasks() -> None:
     assert sizer.files(10**6, 2) == 1
 
 
+def test_a_time_next_to_nothing_is_no_time() -> None:
+    sizer = BatchSizer(LIMITS)
+    sizer.measured(1, 1e-320)
+    assert sizer.files(10**6, 1) == 4
+
+
 def test_a_task_without_files_teaches_nothing() -> None:
     sizer = BatchSizer(LIMITS)
     sizer.measured(0, 5.0)
