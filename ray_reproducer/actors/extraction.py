@@ -29,7 +29,8 @@ import ray
 
 from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, UnsafePathError
 from ray_reproducer.core.events import FileWork
-from ray_reproducer.core.outcome import Failure, encode_metadata
+from ray_reproducer.core.metadata_json import encode_metadata
+from ray_reproducer.core.outcome import Failure
 from ray_reproducer.core.segment import Entry, Segment
 from ray_reproducer.data_file import DataFile
 
