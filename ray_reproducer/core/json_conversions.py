@@ -131,8 +131,11 @@ def _from_numpy(value: Any, most: int) -> object:
     if kind == "f" and value.dtype.itemsize > _LARGEST_FLOAT_BYTES:
         value = value.astype("f8")
     if kind in _PYTHONS and value.dtype.type is type(value):
-        NUMPY_SCALARS[type(value)] = _PYTHONS[kind]
-    elif is_array and kind in _PYTHONS and not hasattr(value, "mask"):
+        # A short float would grow digits as Python's: np.float32(0.1) is "0.1" to orjson, also in arrays.
+        short = kind == "f" and value.dtype.itemsize < _LARGEST_FLOAT_BYTES
+        NUMPY_SCALARS[type(value)] = _as_orjson_does if short else _PYTHONS[kind]
+        return NUMPY_SCALARS[type(value)](value)
+    if is_array and kind in _PYTHONS and not hasattr(value, "mask"):
         return _array_from_numpy(value)
     return value.tolist()
 
@@ -141,7 +144,11 @@ def _array_from_numpy(value: Any) -> orjson.Fragment:
     """Say an array as orjson does in one go: as a list of Python's numbers it would be ten times as large."""
     # orjson reads no other layout than this one; it is a copy only if need be.
     plain = value.astype(value.dtype.newbyteorder("="), order="C", subok=False, copy=False)
-    return orjson.Fragment(orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY))
+    return _as_orjson_does(plain)
+
+
+def _as_orjson_does(value: Any) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def _time_from_numpy(value: Any) -> object:
@@ -150,7 +157,7 @@ def _time_from_numpy(value: Any) -> object:
     if value.dtype.kind == "m":
         return float(value / type(value)(1, "s"))
     try:
-        return orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+        return _as_orjson_does(value)
     except TypeError:  # out of the years that it knows
         return str(value)
 

@@ -268,6 +268,8 @@ NUMPY: list[tuple[object, str]] = [
     ([np.float32(0.5), np.float16(2), np.int64(3), np.uint8(4), np.bool_(True), np.str_("x"), np.bytes_(b"y")],
      '[0.5,2.0,3,4,true,"x","y"]'),
     ([np.longdouble(1.5), np.float64("nan"), np.array(1.5, "g"), np.array(5)], "[1.5,null,1.5,5]"),
+    ([np.float32(0.1), np.float16(0.1), np.float32("nan")], "[0.1,0.099975586,null]"),
+    (np.array([0.1], "f4"), "[0.1]"),
     (np.uint64(2**64 - 1), "18446744073709551615"),
     (np.array([1.0, np.nan, np.inf]), "[1.0,null,null]"),
     (np.arange(6).reshape(2, 3).T, "[[0,3],[1,4],[2,5]]"),
@@ -481,12 +483,12 @@ def test_rule_5_user_code_that_raises_while_it_is_read_is_a_failure(error: BaseE
     assert len(refused(Closed(error))) < 11_000
 
 
-class Liar:
-    """Is not what it says to be."""
+def who(_value: object) -> type:
+    raise RuntimeError("who am I?")
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]
-        raise RuntimeError("who am I?")
+
+Liar = type("Liar", (), {"__class__": property(who)})
+"""Can't be asked what it is."""
 
 
 def test_rule_5_a_value_that_raises_when_it_is_asked_what_it_is_is_a_failure() -> None:
