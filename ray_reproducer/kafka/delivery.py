@@ -163,7 +163,9 @@ class TransactionalDelivery:
         membership = self._group.membership()
         producer.poll(0)
         begun_s = time.monotonic()
-        send = failpoints.around("offsets", lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_S))
+        send = failpoints.around(
+            "offsets", lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_S)
+        )
         self._repeat(send, deadline_s)
         self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)

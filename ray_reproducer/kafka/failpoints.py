@@ -9,8 +9,8 @@ Rules:
 3. The file is removed before its action is carried out: each happens once, over all processes and restarts.
 4. A variable, name or action that makes no sense ends the program at its start.
 
-What can be done: ``kill`` (SIGKILL to this process), ``stop`` (SIGSTOP), ``lose`` (the error of an answer that did not come
-in time), ``refuse`` (the error of a broker that wants the transaction to be aborted).
+What can be done: ``kill`` (SIGKILL to this process), ``stop`` (SIGSTOP), ``lose`` (the error of an answer that did not
+come in time), ``refuse`` (the error of a broker that wants the transaction to be aborted).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ T = TypeVar("T")
 ENVIRONMENT_VARIABLE: Final = "RAY_REPRODUCER_FAILPOINTS"
 """Names the directory of rule 2."""
 CALLS: Final = ("init", "read", "begin", "produce", "flush", "offsets", "commit", "abort", "positions")
-"""What is called: ``init_transactions``, reading what is committed, ``begin_transaction``, producing all records, waiting
-for their delivery reports, ``send_offsets_to_transaction``, ``commit_transaction``, ``abort_transaction``, and (without
-transactions) committing positions."""
+"""What is called: ``init_transactions``, reading what is committed, ``begin_transaction``, producing all records,
+waiting for their delivery reports, ``send_offsets_to_transaction``, ``commit_transaction``, ``abort_transaction``, and
+(without transactions) committing positions."""
 NAMES: Final = tuple(f"{call}.{side}" for call in CALLS for side in ("before", "after"))
 """All failpoints."""
 ACTIONS: Final = ("kill", "stop", "lose", "refuse")
