@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import dying
+from tests.faults import dying, freezing, stopping, transactions
 from tests.faults.fault import FAULTS
 
-__all__ = ["FAULTS", "dying"]
+__all__ = ["FAULTS", "dying", "freezing", "stopping", "transactions"]

@@ -94,8 +94,9 @@ class KillDriver(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         rig.expect_end(-9)
-        family = processes.tree(rig.running())
-        processes.kill(family[:1])
+        driver = processes.find(rig.running(), "driver")
+        family = [p for role in processes.ROLES for p in processes.find(rig.running(), role)]
+        processes.kill(driver)
         wait_until(
             lambda: not any(map(processes.is_alive, family)), RECOVERY_S, "the processes of a dead driver to end"
         )
@@ -139,6 +140,7 @@ class KillGcs(Fault):
         """See the class."""
         rig.expect_end()
         processes.kill(rig.processes_of("gcs"))
+        wait_until(rig.has_ended, RECOVERY_S, "the program to notice that its Ray is gone")
 
 
 @register

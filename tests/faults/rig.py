@@ -44,6 +44,10 @@ WORK_S: Final = 0.03
 """How long the extractor takes for a file: a batch of 40 keeps two cores for more than half a second."""
 TIMEOUT_S: Final = 4.0
 """``extraction.timeout``: costs so much for each file that hangs."""
+TRANSACTION_TIMEOUT_MS: Final = 6_000
+"""So that the broker aborts by itself within a test's time."""
+RAY_GIVES_UP_S: Final = 10
+"""How long Ray's processes look for their control service before they end; 60 by default."""
 OBJECT_STORE_BYTES: Final = 150_000_000
 LOGS_KEPT: Final = 5
 """Logs of the program's last lives that are kept."""
@@ -163,6 +167,7 @@ class Rig:
             f"ray.object_store_memory={OBJECT_STORE_BYTES}",
             f"extraction.timeout={TIMEOUT_S}",
             "extraction.max_batch_files=8",
+            f"producer.transaction.timeout.ms={TRANSACTION_TIMEOUT_MS}",
             *self.overrides,
         ]
 
@@ -173,7 +178,11 @@ class Rig:
         self._logs.append(log)
         while len(self._logs) > LOGS_KEPT:
             self._logs.popleft().unlink()
-        environment = {failpoints.ENVIRONMENT_VARIABLE: str(self.failpoints), **self.environment}
+        environment = {
+            failpoints.ENVIRONMENT_VARIABLE: str(self.failpoints),
+            "RAY_gcs_rpc_server_reconnect_timeout_s": str(RAY_GIVES_UP_S),
+            **self.environment,
+        }
         return start_program(self.workspace, log, *self.arguments(), *more, environment=environment)
 
     def start(self, *more: str) -> Program:
