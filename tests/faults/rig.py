@@ -119,7 +119,7 @@ class Rig:
         self._topics.__enter__()
         self.topic = Topic(self.servers, self.source, PARTITIONS)
         self.plan = Plan(self.seed, PARTITIONS)
-        self.judge = Judge(_digest(), self.results, repeats_allowed=self.delivery == "at_least_once")
+        self.judge = Judge(digest_function(), self.results, repeats_allowed=self.delivery == "at_least_once")
         self.records = RecordWatcher(self.servers, {t: n for t, n in wanted.items() if t != self.source})
         self.positions = PositionWatcher(self.servers, self.group, self.source, PARTITIONS)
         self.program: Program | None = None
@@ -323,7 +323,8 @@ class Rig:
         return "\n".join(self.running().err().splitlines()[-lines:])
 
 
-def _digest() -> Callable[[Any], dict[str, Any]]:
+def digest_function() -> Callable[[Any], dict[str, Any]]:
+    """What the extractor gives for a good file: the very function of the user's module."""
     spec = importlib.util.spec_from_file_location("faults_my_lab", LAB)
     assert spec is not None
     assert spec.loader is not None
