@@ -6,8 +6,9 @@ Rules:
 2. A result's value is the JSON object itself, UTF-8, with nothing around it (OpenMSIStream's readers parse it).
    NaN and infinities become ``null``; NumPy scalars and arrays, dates, UUIDs, enums and dataclasses become what
    orjson makes of them; bytes, sets, cycles and integers beyond 64 bits are no JSON and make a dead letter.
-3. A dead letter names everything that is needed to run the file again: schema version, path, reason code, error,
-   traceback, and which offsets of which partitions of the source topic hold it.
+3. A dead letter names everything that is needed to run the file again: schema version, path, id of the file version,
+   reason code, error, traceback, and which offsets of which partitions of the source topic hold it (``dead_letter``
+   has its schema, and reads it).
 4. Both are bounded: texts are cut, offset lists become ranges, so that a dead letter always fits a message.
 """
 
@@ -139,6 +140,7 @@ def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin
     """
     record = _record(version.relative_path, failure, offsets, origin, now)
     record["file"] = {
+        "id": version.id.hex(),
         "sha512": version.file_hash.hex(),
         "n_chunks": version.n_chunks,
         "mtime": version.mtime,
@@ -159,14 +161,25 @@ def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: O
     return _dead_letter("", key, failure, record, partition, offset)
 
 
-def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: str) -> Outcome:
-    """Make a small dead letter in the place of an outcome that the broker refused because of its size."""
+def refused_by_broker(refused: Outcome, version_id: bytes, offsets: Offsets, origin: Origin, now: str) -> Outcome:
+    """Make a small dead letter in the place of an outcome that the broker refused because of its size.
+
+    Args:
+        refused: what was refused.
+        version_id: id of its file version, or of its message that is no chunk.
+        offsets: where its chunks are on the source topic.
+        origin: what is the same for the whole run.
+        now: time in ISO format.
+    """
     if refused.kind == "result":
         size = len(refused.value)
         failure = Failure("result_too_large", f"the broker refused the metadata: {size} bytes are too large for it")
     else:
-        failure = Failure(refused.reason, refused.error)
+        attempts = orjson.loads(refused.value)["attempts"]
+        failure = Failure(refused.reason, refused.error, attempts=attempts)
     record = _record(refused.path or None, failure, offsets, origin, now, max_ranges=0)
+    if refused.path:
+        record["file"] = {"id": version_id.hex()}
     return _dead_letter(refused.path, refused.key, failure, record, refused.partition, refused.offset)
 
 
