@@ -17,6 +17,8 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from ray_reproducer.core import outcome as outcomes
@@ -57,7 +59,14 @@ from ray_reproducer.core.story import Story
 class Machine:
     """The committer's state machine."""
 
-    def __init__(self, ledger: Ledger, origin: Origin, limits: MachineLimits, now: Moment) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        origin: Origin,
+        limits: MachineLimits,
+        now: Moment,
+        attempts_before: Mapping[bytes, int] | None = None,
+    ) -> None:
         """Begin with what is committed.
 
         Args:
@@ -65,7 +74,9 @@ class Machine:
             origin: what all dead letters have in common.
             limits: sizes and times to keep to.
             now: the time.
+            attempts_before: id of a version that is replayed -> how often the extractor was started on it before.
         """
+        self._attempts_before = attempts_before or {}
         self._limits = limits
         self._ledger = ledger
         self._origin = origin
@@ -226,6 +237,7 @@ class Machine:
             self._move(version_id, "ignored answer", (), version.relative_path)
             return
         if isinstance(answer, Failure):
+            answer = replace(answer, attempts=answer.attempts + self._attempts_before.get(version_id, 0))
             offsets = self._ledger.offsets(version_id)
             outcome = outcomes.dead_letter(version, answer, offsets, self._origin, self._iso_time())
         else:
@@ -258,7 +270,7 @@ class Machine:
             version_id = versions[too_large]
             offsets = self._ledger.offsets(version_id)
             refused = self._outcomes.drop(version_id)
-            letter = outcomes.refused_by_broker(refused, offsets, self._origin, self._iso_time())
+            letter = outcomes.refused_by_broker(refused, version_id, offsets, self._origin, self._iso_time())
             self._add_outcome(version_id, letter)
 
     def _end_plan(self) -> CommitPlan:
@@ -303,7 +315,7 @@ class Machine:
         self._plan = plan
         for version_id in plan.carried:
             self._move(version_id, "plan")
-        self._out.append(Commit(tuple(self._outcomes[v] for v in plan.carried), plan.commits))
+        self._out.append(Commit(plan.carried, tuple(self._outcomes[v] for v in plan.carried), plan.commits))
 
     def _nothing_to_come(self) -> bool:
         """Whether waiting longer would add nothing to a transaction."""
