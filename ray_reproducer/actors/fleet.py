@@ -87,6 +87,7 @@ class Fleet:
         committer = ray.remote(**_ACTOR)(CommitterActor)
         self._committer = committer.remote(self._committer_settings(topic, begin), job)
         starts: Mapping[int, PartitionStart] = _result(self._committer.start.remote())
+        starts = self._begin(starts, topic, limits)
         self._partitions = frozenset(starts)
         for number, share in enumerate(self._shares(starts), start=1):
             self._consumers.append(self._consumer(number, share))
@@ -95,6 +96,15 @@ class Fleet:
             *(consumer.run.remote() for consumer in self._consumers),
         ]
         self.set_slots(slots)
+
+    def _begin(
+        self,
+        starts: Mapping[int, PartitionStart],
+        topic: admin.TopicDescription,
+        limits: Mapping[int, tuple[int, int]],
+    ) -> Mapping[int, PartitionStart]:
+        """Decide what is read, after the committer has taken the group over; this reads from where the group stands."""
+        return starts
 
     def drain(self) -> None:
         """Let the run end when all that is on the topic now has its outcome."""
@@ -171,16 +181,18 @@ class Fleet:
         return shares
 
     def _consumer(self, number: int, share: Mapping[int, PartitionStart]) -> Any:
+        consumer = ray.remote(scheduling_strategy="SPREAD", **_ACTOR)(ConsumerActor)
+        return consumer.remote(self._consumer_settings(number), share, self._committer)
+
+    def _consumer_settings(self, number: int) -> ConsumerSettings:
         settings = self._settings
-        told = ConsumerSettings(
+        return ConsumerSettings(
             number=number,
             clients=settings.clients,
             group_id=settings.group_id,
             topic=settings.source_topic,
             filepath_regex=settings.filepath_regex,
         )
-        consumer = ray.remote(scheduling_strategy="SPREAD", **_ACTOR)(ConsumerActor)
-        return consumer.remote(told, share, self._committer)
 
     def _committer_settings(self, topic: admin.TopicDescription, begin: Mapping[int, int]) -> CommitterSettings:
         settings, extraction = self._settings, self._settings.extraction

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -106,20 +106,26 @@ class Summary:
     upload_failures: int = 0
 
 
-def run(settings: PipelineSettings, observer: Observer, stop: StopFlag) -> Summary:
+def run(
+    settings: PipelineSettings,
+    observer: Observer,
+    stop: StopFlag,
+    make_fleet: Callable[[PipelineSettings], Fleet] = Fleet,
+) -> Summary:
     """Run the program until it is done or asked to stop. The process must be connected to Ray.
 
     Args:
         settings: what to do.
         observer: who is told.
         stop: how to end it.
+        make_fleet: makes the actors of one life of the program.
 
     Raises:
         ReproducerError: it can't go on.
     """
     began = time.monotonic()
     with Uploading(settings, observer.message) as uploading:
-        supervision = _Supervision(uploading.settings, observer, stop, uploading)
+        supervision = _Supervision(uploading.settings, observer, stop, uploading, make_fleet)
         progress = supervision.run()
     failed = progress.dead_letters > 0
     return Summary(
@@ -132,7 +138,15 @@ def run(settings: PipelineSettings, observer: Observer, stop: StopFlag) -> Summa
 
 
 class _Supervision:
-    def __init__(self, settings: PipelineSettings, observer: Observer, stop: StopFlag, uploading: Uploading) -> None:
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        observer: Observer,
+        stop: StopFlag,
+        uploading: Uploading,
+        make_fleet: Callable[[PipelineSettings], Fleet],
+    ) -> None:
+        self._make_fleet = make_fleet
         self._settings = settings
         self._observer = observer
         self._stop = stop
@@ -144,7 +158,7 @@ class _Supervision:
     def run(self) -> Progress:
         """Make the actors, again and again if need be, until the run is over; return the counters of all of it."""
         while True:
-            fleet = Fleet(self._settings)
+            fleet = self._make_fleet(self._settings)
             try:
                 self._watch(fleet)
             except (RayActorError, PipelineError) as error:
