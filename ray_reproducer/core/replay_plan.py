@@ -214,7 +214,9 @@ def _look(file: FailedFile, topic: SourceTopic) -> tuple[dict[int, Ranges], Refu
     for partition, named in _named(file).items():
         low, high = topic.limits.get(partition, (0, 0))
         left[partition] = tuple(_clipped(named, low, high))
-        gone.extend(f"{partition}:{_range(*lost)}" for lost in (*_clipped(named, 0, low), *_clipped(named, high, END)))
+        gone.extend(
+            f"[{partition}] {_range(*lost)}" for lost in (*_clipped(named, 0, low), *_clipped(named, high, END))
+        )
     n_left = sum(stop - start for of_partition in left.values() for start, stop in of_partition)
     n_needed = max(letter.letter.n_chunks for letter in file.letters)
     # Without the number of chunks, each offset may be one that is needed.
