@@ -32,6 +32,7 @@ from ray_reproducer.hydra_command import CONF_DIRECTORY, Command, run_command
 from ray_reproducer.kafka.replaying import Replay
 from ray_reproducer.launch import SpecialRun, launch
 from ray_reproducer.observability import replay_report
+from ray_reproducer.observability.quantities import count
 
 if TYPE_CHECKING:
     from ray_reproducer.actors.fleet import Fleet
@@ -80,7 +81,7 @@ def show(plain: dict[str, Any]) -> int:
     replay = Replay(clients, topic, meant, _LOG.warning)
     replay.refresh()
     files = replay.chosen()
-    console = Console()
+    console = replay_report.list_console()
     if files:
         details = plain["replay"]["details"] or not meant.is_all or meant.extractor is not None
         (replay_report.print_files if details else replay_report.print_reasons)(console, files)
@@ -234,7 +235,8 @@ def _foreign(replay: Replay, topic: str) -> list[str]:
     letters = replay.letters
     if not letters.foreign:
         return []
-    text = f"{letters.foreign:,} records on {topic} are no dead letters; the first: {letters.first_foreign}"
+    text = f"Passed over on {topic}: {count(letters.foreign, 'record')} that no dead letter can have; "
+    text += f"the first is at {letters.first_foreign}"
     return [replay_report.printable(text)]
 
 

@@ -32,8 +32,11 @@ MAX_LISTED: Final = 1_000
 """How many files a list has: what a person, or a pager, can still go through."""
 PLAIN_WIDTH: Final = 200
 """Columns of a list where there is no terminal."""
+MAX_NAME_CHARS: Final = 100
+"""Longest path that is shown in a list."""
+MAX_ERROR_CHARS: Final = 150
+"""Longest error that is shown in a list; the whole one is in the dead letter."""
 _MAX_RANGES: Final = 3
-_CUT: Final = {"path": 60, "error": 100}
 
 
 def plan_lines(plan: ReplayPlan, extractor: str, source_topic: str) -> Iterator[str]:
@@ -74,7 +77,7 @@ def nothing_lines(
     if not live:
         yield f"No live dead letters on {dead_letters_topic}."
         return
-    yield f"None of the {count(len(live), 'failed file')} on {dead_letters_topic} is meant."
+    yield f"None of the {count(len(live), 'failed file')} on {dead_letters_topic} matches."
     reasons = Counter(file.newest.reason for file in live if extractor in ("", file.newest.extractor))
     if reasons:
         found = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
@@ -123,62 +126,88 @@ def summary_lines(
         yield f"  The broker was in trouble at the end: {progress.broker_trouble}. Start again when it answers."
 
 
+def list_console() -> Console:
+    """Make a console for a list on stdout: as wide as the terminal, or wide enough for lines where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
 def print_reasons(console: Console, files: Sequence[FailedFile]) -> None:
     """Print a table with one line for each reason: how many files, the newest, and an example."""
-    by_reason: dict[str, list[FailedFile]] = {}
-    for file in files:
-        by_reason.setdefault(file.newest.reason, []).append(file)
     table = _table(console)
     table.add_column("reason", no_wrap=True)
     table.add_column("files", justify="right", no_wrap=True)
     table.add_column("newest (UTC)", no_wrap=True)
-    table.add_column("example", ratio=2, overflow="fold" if console.is_terminal else "ellipsis")
-    table.add_column("error", ratio=3, overflow="fold" if console.is_terminal else "ellipsis")
-    for reason, of_reason in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
+    _add_text_columns(table, "example", "error", cut_to_fit=not console.is_terminal)
+    for reason, of_reason in _by_reason(files):
         newest = of_reason[-1].newest
-        table.add_row(
-            _cell(reason),
-            f"{len(of_reason):,}",
-            _time(newest),
-            _cell(newest.name, _CUT["path"]),
-            _cell(newest.error, _CUT["error"]),
-        )
-    _print(console, table)
+        row = (_cell(newest.name, MAX_NAME_CHARS), _cell(newest.error, MAX_ERROR_CHARS))
+        table.add_row(_cell(reason), f"{len(of_reason):,}", _time(newest), *row)
+    console.print(table)
 
 
 def print_files(console: Console, files: Sequence[FailedFile]) -> None:
-    """Print the failed files, grouped by reason, the most frequent one first."""
-    numbers = Counter(file.newest.reason for file in files)
-    shown = sorted(files, key=lambda file: (-numbers[file.newest.reason], file.newest.reason))[:MAX_LISTED]
-    extractors = {file.newest.extractor for file in files}
+    """Print the failed files, grouped by reason, the most frequent one first, each with where its chunks are."""
+    shown = files[-MAX_LISTED:]
+    if console.is_terminal:
+        for number, (reason, of_reason) in enumerate(_by_reason(shown)):
+            if number:
+                console.print()
+            said = meaning(reason)
+            title = Text(f"{printable(reason)}: {said}" if said else printable(reason), style="bold")
+            console.print(Text.assemble(title, f" ({count(len(of_reason), 'file')})"))
+            _print_group(console, of_reason)
+    else:
+        _print_rows(console, [file for _, of_reason in _by_reason(shown) for file in of_reason])
+    if len(files) > len(shown):
+        text = f"... and {len(files) - len(shown):,} older ones: narrow it down with replay.until and the like"
+        console.print(Text(text), soft_wrap=True)
+
+
+def _print_group(console: Console, files: Sequence[FailedFile]) -> None:
+    """For a person: where the chunks are stands below the path, so that the table is not wide."""
     table = _table(console)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("file", ratio=3, overflow="fold" if console.is_terminal else "ellipsis")
     table.add_column("failed (UTC)", no_wrap=True)
     table.add_column("runs", justify="right", no_wrap=True)
-    if len(extractors) > 1:
-        table.add_column("extractor", no_wrap=True)
-    table.add_column("offsets", ratio=2, overflow="fold" if console.is_terminal else "ellipsis")
-    table.add_column("error", ratio=4, overflow="fold" if console.is_terminal else "ellipsis")
-    before = ""
-    for file in shown:
+    _add_text_columns(table, "file", "error", cut_to_fit=False)
+    for file in files:
         newest = file.newest
-        # A terminal's reader sees the groups better so; a program wants each line to be complete.
-        repeated = console.is_terminal and newest.reason == before
-        before = newest.reason
-        cells: list[Text | str] = [
-            _cell("" if repeated else newest.reason),
-            _cell(newest.name, _CUT["path"]),
+        where = Text(f"\n{printable(offsets(newest))} · {printable(newest.extractor)}", style="dim")
+        name = _cell(newest.name, MAX_NAME_CHARS).append_text(where)
+        table.add_row(_time(newest), f"{newest.attempts:,}", name, _cell(newest.error, MAX_ERROR_CHARS))
+    console.print(table)
+
+
+def _print_rows(console: Console, files: Sequence[FailedFile]) -> None:
+    """For a file or a pipe: each line says everything."""
+    table = _table(console)
+    for name in ("reason", "failed (UTC)", "runs", "extractor", "offsets"):
+        table.add_column(name, no_wrap=True)
+    _add_text_columns(table, "file", "error", cut_to_fit=True)
+    for file in files:
+        newest = file.newest
+        table.add_row(
+            _cell(newest.reason),
             _time(newest),
             f"{newest.attempts:,}",
-            *([_cell(newest.extractor)] if len(extractors) > 1 else []),
-            _cell(offsets(newest)),
-            _cell(newest.error, _CUT["error"]),
-        ]
-        table.add_row(*cells)
-    _print(console, table)
-    if len(files) > MAX_LISTED:
-        console.print(Text(f"... and {len(files) - MAX_LISTED:,} more: narrow it down with replay.path and the like"))
+            _cell(newest.extractor),
+            _cell(offsets(newest), MAX_NAME_CHARS),
+            _cell(newest.name, MAX_NAME_CHARS),
+            _cell(newest.error, MAX_ERROR_CHARS),
+        )
+    console.print(table)
+
+
+def _by_reason(files: Sequence[FailedFile]) -> list[tuple[str, list[FailedFile]]]:
+    by_reason: dict[str, list[FailedFile]] = {}
+    for file in files:
+        by_reason.setdefault(file.newest.reason, []).append(file)
+    return sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+
+
+def _add_text_columns(table: Table, first: str, second: str, *, cut_to_fit: bool) -> None:
+    for name, ratio in ((first, 2), (second, 3)):
+        table.add_column(name, ratio=ratio, no_wrap=cut_to_fit, overflow="ellipsis" if cut_to_fit else "fold")
 
 
 def offsets(letter: DeadLetter) -> str:
@@ -214,7 +243,3 @@ def _table(console: Console) -> Table:
     if console.is_terminal:
         return Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-
-
-def _print(console: Console, table: Table) -> None:
-    console.print(table, width=None if console.is_terminal else PLAIN_WIDTH, crop=False)
