@@ -71,8 +71,8 @@ class LiveLetters:
         self._wanted = wanted
         self._live: dict[Place, Letter] = {}
         self._by_key: dict[str, set[Place]] = {}
-        # Cleared by a record of another partition before they were read: place -> key.
-        self._cleared_ahead: dict[Place, str] = {}
+        # Cleared by records of another partition before they were read, with the keys of these records.
+        self._cleared_ahead: dict[Place, set[str]] = {}
 
     def __len__(self) -> int:
         """How many letters are live, of those that are wanted."""
@@ -111,7 +111,7 @@ class LiveLetters:
                 self.first_foreign or f"partition {place.partition}, offset {place.offset}: {error.message}"
             )
             return
-        if self._cleared_ahead.pop(place, None) == key:
+        if key in self._cleared_ahead.pop(place, ()):
             self.cleared += 1
         elif self._wanted(letter):
             self._live[place] = Letter(place, key, letter.brief())
@@ -121,7 +121,7 @@ class LiveLetters:
         letter = self._live.get(place)
         if letter is None:
             if place.partition != by.partition:
-                self._cleared_ahead[place] = key
+                self._cleared_ahead.setdefault(place, set()).add(key)
         elif letter.key == key:
             self._drop(place)
 
