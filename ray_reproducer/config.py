@@ -203,6 +203,23 @@ def check_regex(regex: str | None, key: str) -> None:
         raise ConfigurationError(f"{key}={regex} is no regular expression: {error}.") from error
 
 
+def kafka_clients(plain: dict[str, Any]) -> ClientConfigs:
+    """Make the settings of clients of a broker that is there already.
+
+    Args:
+        plain: the configuration as ``checked`` returns it.
+
+    Raises:
+        ConfigurationError: no broker is named, or a setting is none.
+    """
+    if plain["kafka"].get("embedded", False):
+        raise ConfigurationError(
+            "kafka=embedded forgets everything with the end of the program: there are no dead letters.",
+            hint="Name a broker: kafka.bootstrap.servers=HOST:PORT",
+        )
+    return _clients(plain, embedded=False)
+
+
 def _clients(plain: dict[str, Any], *, embedded: bool) -> ClientConfigs:
     kafka = {name: value for name, value in plain["kafka"].items() if name != "embedded"}
     clients = ClientConfigs.from_settings(kafka, plain.get("consumer"), plain["producer"])

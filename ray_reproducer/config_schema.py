@@ -22,6 +22,9 @@ MAIN_CONFIG: Final = "ray_reproducer"
 UPLOAD_CONFIG: Final = "ray_reproducer_upload"
 """Name of the primary configuration of ``python -m ray_reproducer.upload``."""
 
+REPLAY_CONFIG: Final = "ray_reproducer_replay"
+"""Name of the primary configuration of ``python -m ray_reproducer.replay``."""
+
 
 class RunMode(Enum):
     """When a run ends."""
@@ -194,9 +197,64 @@ class UploadAppConfig:
     upload: UploadOnlyConfig = field(default_factory=UploadOnlyConfig)
 
 
+@dataclass
+class ReplayTopicsConfig:
+    """``topics.*`` of a replay."""
+
+    source: str | None = None
+    results: str | None = None
+    dead_letters: str | None = None
+    create: bool = True
+
+
+@dataclass
+class ReplayRunConfig:
+    """``run.*`` of a replay."""
+
+    print_results: bool = False
+
+
+@dataclass
+class ReplayConfig:
+    """``replay.*``."""
+
+    list: bool = False
+    details: bool = False
+    path: str | None = None
+    reason: Any = None
+    since: str | None = None
+    until: str | None = None
+    extractor: str | None = None
+
+
+@dataclass
+class ReplayAppConfig:
+    """Everything that ``python -m ray_reproducer.replay`` can be told."""
+
+    topics: ReplayTopicsConfig = field(default_factory=ReplayTopicsConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    kafka: dict[str, Any] = field(default_factory=dict)
+    consumer: dict[str, Any] = field(default_factory=dict)
+    producer: dict[str, Any] = field(default_factory=dict)
+    run: ReplayRunConfig = field(default_factory=ReplayRunConfig)
+    delivery: DeliveryMode = MISSING
+    consumers: int = MISSING
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    extractor: dict[str, Any] = field(default_factory=dict)
+    output_dir: str | None = None
+    commit_interval: float = MISSING
+    shutdown_timeout: float = MISSING
+    ray: RayConfig = field(default_factory=RayConfig)
+
+
 def register() -> None:
     """Make the types known to Hydra, under the names that the defaults lists in ``conf/`` use."""
     _store("ray_reproducer_schema", AppConfig, ("kafka", "consumer", "producer", "extractor", "ray.runtime_env"))
+    _store(
+        "ray_reproducer_replay_schema",
+        ReplayAppConfig,
+        ("kafka", "consumer", "producer", "extractor", "ray.runtime_env"),
+    )
     _store("ray_reproducer_upload_schema", UploadAppConfig, ("kafka", "producer"))
 
 

@@ -21,7 +21,7 @@ from ray_reproducer.actors.committed_place import PlacePolicy, partition_start
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
 from ray_reproducer.actors.task_end import crash_cause, fatal
-from ray_reproducer.actors.transactions import TransactionThread
+from ray_reproducer.actors.transactions import Clears, TransactionThread
 from ray_reproducer.core.errors import BrokerError, FencedError
 from ray_reproducer.core.events import (
     Announce,
@@ -83,6 +83,7 @@ class CommitterSettings:
         limits: what the machine keeps to.
         task_cpus: processor cores that a task reserves.
         collect_outcomes: whether every outcome is kept until it is fetched.
+        transactional_id: who fences whom; "": made of the group id.
     """
 
     clients: ClientConfigs
@@ -99,6 +100,22 @@ class CommitterSettings:
     limits: MachineLimits
     task_cpus: float
     collect_outcomes: bool
+    transactional_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOrders:
+    """What a replay works on.
+
+    Attributes:
+        starts: partition -> the first offset that is read; the others are not read.
+        attempts_before: id of a file version -> how often the extractor was started on it before.
+        clears: which dead letters a file's outcome clears.
+    """
+
+    starts: Mapping[int, int]
+    attempts_before: Mapping[bytes, int]
+    clears: Clears
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +157,7 @@ class CommitterActor:
         self._closed = threading.Event()
         self._tag = finished_lately.tag(settings.group_id, settings.origin.topic_id)
         self._delivery = self._make_delivery()
-        self._transactions = TransactionThread(
-            self._delivery, settings.results_topic, settings.dead_letters_topic, self._tag, self._inbox.put
-        )
+        self._transactions = self._make_transactions(None)
 
     # ------------------------------------------------------------ called once, in this order
 
@@ -189,6 +204,19 @@ class CommitterActor:
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise BrokerError("the connection was closed while the broker was still awaited")
+
+    def replay(self, orders: ReplayOrders) -> None:
+        """Instead of the whole topic, only work on what a replay names; called after ``start``, by a fresh group."""
+        starts = {partition: PartitionStart(offset) for partition, offset in orders.starts.items()}
+        self._ledger = Ledger(self._settings.origin.topic_id, starts)
+        self._machine = Machine(
+            self._ledger,
+            self._settings.origin,
+            self._settings.limits,
+            _now(),
+            attempts_before=orders.attempts_before,
+        )
+        self._transactions = self._make_transactions(orders.clears)
 
     def run(self, consumers: Sequence[Any]) -> None:
         """Carry out what the machine says until it says that all is done.
@@ -315,9 +343,15 @@ class CommitterActor:
         settings = self._settings
         common = (settings.clients, settings.group_id, settings.source_topic, tuple(settings.lows))
         if settings.exactly_once:
-            identity = f"ray_reproducer.{settings.group_id}"
+            identity = settings.transactional_id or f"ray_reproducer.{settings.group_id}"
             return TransactionalDelivery(*common, identity, lambda text: self._note_trouble("committer", text))
         return AtLeastOnceDelivery(*common, lambda text: self._note_trouble("committer", text))
+
+    def _make_transactions(self, clears: Clears | None) -> TransactionThread:
+        settings = self._settings
+        return TransactionThread(
+            self._delivery, settings.results_topic, settings.dead_letters_topic, self._tag, self._inbox.put, clears
+        )
 
     def _note_trouble(self, who: str, text: str) -> None:
         with self._lock:

@@ -20,8 +20,23 @@ from ray_reproducer.actors.extraction import StoredSegment
 from ray_reproducer.core.errors import TopicReplacedError
 from ray_reproducer.core.intake import Intake
 from ray_reproducer.core.ledger import PartitionStart
+from ray_reproducer.core.replay_plan import Ranges
 from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.ranged_source import RangedSource
 from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReading:
+    """What a replay reads and takes.
+
+    Attributes:
+        ranges: partition -> ranges of offsets to read.
+        only: ids of the file versions to take.
+    """
+
+    ranges: Mapping[int, Ranges]
+    only: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +49,7 @@ class ConsumerSettings:
         group_id: the group it belongs to in name.
         topic: the source topic.
         filepath_regex: which files to take; None: all.
+        replay: what a replay reads and takes; None: everything.
         flush_bytes: data collected before it goes into the object store. Larger segments cost less for each byte,
             smaller ones reach the workers sooner.
         flush_interval_s: the longest that data is collected, in seconds.
@@ -46,6 +62,7 @@ class ConsumerSettings:
     group_id: str
     topic: str
     filepath_regex: str | None
+    replay: ReplayReading | None = None
     flush_bytes: int = 16 * 1024 * 1024
     flush_interval_s: float = 0.05
     poll_timeout_s: float = 0.05
@@ -65,13 +82,14 @@ class ConsumerActor:
         """
         self._settings = settings
         self._committer = committer
-        self._intake = Intake(settings.number, starts, settings.filepath_regex)
-        self._source = Source(
-            settings.clients,
-            settings.group_id,
-            settings.topic,
-            {p: start.position for p, start in starts.items()},
-            self._on_trouble,
+        replay = settings.replay
+        self._intake = Intake(settings.number, starts, settings.filepath_regex, replay.only if replay else None)
+        where = (settings.clients, settings.group_id, settings.topic)
+        positions = {p: start.position for p, start in starts.items()}
+        self._source: Source | RangedSource = (
+            RangedSource(*where, {p: replay.ranges[p] for p in starts}, self._on_trouble)
+            if replay
+            else Source(*where, positions, self._on_trouble)
         )
         self._may_read = threading.Event()
         self._may_read.set()
@@ -134,14 +152,17 @@ class ConsumerActor:
                 ):
                     last_flush = now
                     self._flush()
-                while not self._added.empty():
-                    starts = self._added.get()
-                    intake.add(starts)
-                    self._source.add(starts)
+                self._add_partitions()
                 if not self._may_read.is_set():
                     self._may_read.wait(settings.poll_timeout_s)
         finally:
             self._source.close()
+
+    def _add_partitions(self) -> None:
+        while not self._added.empty():
+            starts = self._added.get()
+            self._intake.add(starts)
+            self._source.add(starts)
 
     def _flush(self) -> None:
         flush = self._intake.flush()

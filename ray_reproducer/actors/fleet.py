@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
@@ -46,6 +46,8 @@ _ACTOR: Final[dict[str, Any]] = {
 }
 
 _T = TypeVar("_T")
+FleetMaker: TypeAlias = Callable[[PipelineSettings, StopFlag, Mapping[int, int]], "Fleet"]
+"""Makes the actors of one life of the program; the arguments are those of :class:`Fleet`."""
 
 
 class Fleet:
@@ -99,6 +101,7 @@ class Fleet:
         committer = ray.remote(**_ACTOR)(CommitterActor)
         self._committer = committer.remote(self._committer_settings(topic, lows, begin), job)
         starts: Mapping[int, PartitionStart] = self._answer(self._committer.start.remote())
+        starts = self._begin(starts, topic, {p: (low, highs[p]) for p, low in lows.items()})
         self._partitions = frozenset(starts)
         for number, share in enumerate(self._shares(starts), start=1):
             self._consumers.append(self._consumer(number, share))
@@ -111,6 +114,15 @@ class Fleet:
         if not settings.embedded:
             self._watch = TopicWatch(settings, topic)
             self._watch.start()
+
+    def _begin(
+        self,
+        starts: Mapping[int, PartitionStart],
+        topic: admin.TopicDescription,
+        limits: Mapping[int, tuple[int, int]],
+    ) -> Mapping[int, PartitionStart]:
+        """Decide what is read, after the committer has taken the group over; this reads from where the group stands."""
+        return starts
 
     def drain(self) -> None:
         """Let the run end when all that is on the topic now has its outcome."""
@@ -231,16 +243,18 @@ class Fleet:
         return shares
 
     def _consumer(self, number: int, share: Mapping[int, PartitionStart]) -> Any:
+        consumer = ray.remote(scheduling_strategy="SPREAD", **_ACTOR)(ConsumerActor)
+        return consumer.remote(self._consumer_settings(number), share, self._committer)
+
+    def _consumer_settings(self, number: int) -> ConsumerSettings:
         settings = self._settings
-        told = ConsumerSettings(
+        return ConsumerSettings(
             number=number,
             clients=settings.clients,
             group_id=settings.group_id,
             topic=settings.source_topic,
             filepath_regex=settings.filepath_regex,
         )
-        consumer = ray.remote(scheduling_strategy="SPREAD", **_ACTOR)(ConsumerActor)
-        return consumer.remote(told, share, self._committer)
 
     def _committer_settings(
         self, topic: admin.TopicDescription, lows: Mapping[int, int], begin: Mapping[int, int]

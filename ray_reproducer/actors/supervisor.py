@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from ray.exceptions import RayActorError
 
 from ray_reproducer.actors import ray_cluster
-from ray_reproducer.actors.fleet import Fleet
+from ray_reproducer.actors.fleet import Fleet, FleetMaker
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.actors.stopping import StopFlag, StoppedError, first_line
 from ray_reproducer.actors.uploading import Uploading
@@ -85,20 +85,26 @@ class Summary:
     upload_failures: int = 0
 
 
-def run(settings: PipelineSettings, observer: Observer, stop: StopFlag) -> Summary:
+def run(
+    settings: PipelineSettings,
+    observer: Observer,
+    stop: StopFlag,
+    make_fleet: FleetMaker = Fleet,
+) -> Summary:
     """Run the program until it is done or asked to stop. The process must be connected to Ray.
 
     Args:
         settings: what to do.
         observer: who is told.
         stop: how to end it.
+        make_fleet: makes the actors of one life of the program.
 
     Raises:
         ReproducerError: it can't go on.
     """
     began = time.monotonic()
     with Uploading(settings, observer.message) as uploading:
-        supervision = _Supervision(uploading.settings, observer, stop, uploading)
+        supervision = _Supervision(uploading.settings, observer, stop, uploading, make_fleet)
         progress = supervision.run()
     failed = progress.dead_letters + progress.held + progress.offsets_lost > 0
     return Summary(
@@ -111,7 +117,15 @@ def run(settings: PipelineSettings, observer: Observer, stop: StopFlag) -> Summa
 
 
 class _Supervision:
-    def __init__(self, settings: PipelineSettings, observer: Observer, stop: StopFlag, uploading: Uploading) -> None:
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        observer: Observer,
+        stop: StopFlag,
+        uploading: Uploading,
+        make_fleet: FleetMaker,
+    ) -> None:
+        self._make_fleet = make_fleet
         self._settings = settings
         self._observer = observer
         self._stop = stop
@@ -126,7 +140,7 @@ class _Supervision:
     def run(self) -> Progress:
         """Make the actors, again and again if need be, until the run is over; return the counters of all of it."""
         while True:
-            fleet = Fleet(self._settings, self._stop, self._began_at)
+            fleet = self._make_fleet(self._settings, self._stop, self._began_at)
             self._life_began_s = time.monotonic()
             try:
                 self._watch(fleet)

@@ -136,6 +136,10 @@ class UnsafePathError(ChunkError):
     reason: ClassVar[str] = "unsafe_path"
 
 
+class DeadLetterError(ReproducerError):
+    """A record of the dead-letter topic is no dead letter that this program can read."""
+
+
 class IllegalEventError(ReproducerError):
     """A state machine was given an event that can't happen in its state: a defect of this program."""
 

@@ -4,8 +4,9 @@ Rules:
 
 1. Each file version has exactly one outcome: a result (the metadata that the extractor returned) or a dead letter.
 2. A result's value is what :mod:`metadata_json` makes of the metadata, with nothing added.
-3. A dead letter names everything that is needed to run the file again: schema version, path, reason code, error,
-   traceback, and which offsets of which partitions of the source topic hold it.
+3. A dead letter names everything that is needed to run the file again: schema version, path, id of the file version,
+   reason code, error, traceback, and which offsets of which partitions of the source topic hold it (``dead_letter``
+   has its schema, and reads it).
 4. Both are bounded: texts are cut, offset lists become ranges, so that a dead letter always fits a message.
 """
 
@@ -163,7 +164,12 @@ def given_up(open_version: OpenVersion, offsets: Offsets, origin: Origin, now: s
 
 
 def _file(version: FileVersion) -> dict[str, Any]:
-    return {"sha512": version.file_hash.hex(), "n_chunks": version.n_chunks, "mtime": version.mtime}
+    return {
+        "id": version.id.hex(),
+        "sha512": version.file_hash.hex(),
+        "n_chunks": version.n_chunks,
+        "mtime": version.mtime,
+    }
 
 
 def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: Origin, now: str) -> Outcome:
@@ -180,12 +186,20 @@ def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: O
 
 
 def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: str) -> Outcome:
-    """Make a small dead letter in the place of an outcome that the broker refused because of its size."""
+    """Make a small dead letter in the place of an outcome that the broker refused because of its size.
+
+    Args:
+        refused: what was refused.
+        offsets: where its chunks are on the source topic.
+        origin: what is the same for the whole run.
+        now: time in ISO format.
+    """
     if refused.kind == "result":
         size = len(refused.value)
         failure = Failure("result_too_large", f"the broker refused the metadata: {size} bytes are too large for it")
     else:
-        failure = Failure(refused.reason, refused.error)
+        attempts = orjson.loads(refused.value)["attempts"]
+        failure = Failure(refused.reason, refused.error, attempts=attempts)
     record = _record(refused.path or None, failure, offsets, origin, now, max_ranges=0)
     if refused.version is not None:
         record["file"] = _file(refused.version)

@@ -23,7 +23,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from ray_reproducer.core.errors import BrokerAwayError, BrokerError, ConfigurationError, TopicMissingError
 from ray_reproducer.kafka import faults
-from ray_reproducer.kafka.client_config import ClientConfigs, open_admin, open_consumer
+from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_admin, open_consumer
 
 NO_TOPIC_ID: Final = bytes(16)
 """The topic id where there are none: on the embedded broker."""
@@ -108,15 +108,30 @@ def ensure_topic(
 
 
 def watermarks(
-    clients: ClientConfigs, topic: str, partitions: Sequence[int], timeout_s: float = DEFAULT_TIMEOUT_S
+    clients: ClientConfigs,
+    topic: str,
+    partitions: Sequence[int],
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    *,
+    committed: bool = True,
 ) -> dict[int, tuple[int, int]]:
     """Return for each partition the oldest offset that is left and the end (the next offset to be written).
+
+    Args:
+        clients: the user's client settings.
+        topic: its name.
+        partitions: which of them.
+        timeout_s: for all of it.
+        committed: the end of what readers of committed records can see now; False: of everything.
 
     Raises:
         BrokerError: the broker does not answer, or does not let us read the topic.
     """
     connection = _Connection(clients, timeout_s)
-    consumer = open_consumer(clients.for_consumer(**{"group.id": "ray_reproducer"}), connection.on_error)
+    ours: dict[str, Value] = {"group.id": "ray_reproducer"}
+    if not committed:
+        ours["isolation.level"] = "read_uncommitted"
+    consumer = open_consumer(clients.for_consumer(**ours), connection.on_error)
     try:
         return {partition: _limits(connection, consumer, TopicPartition(topic, partition)) for partition in partitions}
     finally:
@@ -150,6 +165,21 @@ def refuse_group_with_members(clients: ClientConfigs, group_id: str, timeout_s: 
             hint="Stop that program, or choose another group_id. To see it: "
             f"kafka-consumer-groups.sh --bootstrap-server {clients.servers} --describe --members --group {group_id}",
         )
+
+
+def forget_group(clients: ClientConfigs, group_id: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    """Delete a consumer group with its committed positions; one that does not exist is fine.
+
+    Raises:
+        BrokerError: the broker does not answer or does not let us, or somebody has joined the group.
+    """
+    connection = _Connection(clients, timeout_s)
+    try:
+        connection.ask(lambda seconds: connection.admin.delete_consumer_groups([group_id], request_timeout=seconds))
+    except KafkaException as exception:
+        error = faults.of(exception)
+        if error.code() != KafkaError.GROUP_ID_NOT_FOUND:
+            raise _refused(f"can't delete the consumer group {group_id}", error, "Grant DELETE on it.") from None
 
 
 def _limits(connection: _Connection, consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:

@@ -316,8 +316,7 @@ class AtLeastOnceDelivery:
     def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
         """See ``Delivery.deliver``. False: some of the records may be visible, and will be there twice."""
         try:
-            deadline_s = time.monotonic() + self._DELIVERY_S
-            failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
+            failpoints.around("produce", lambda: self._send(records))()
         except DeliveryFailedError as failed:
             return self._failed(failed.error)
         except KafkaException as exception:
@@ -332,6 +331,13 @@ class AtLeastOnceDelivery:
         self._closed.set()
         self._outbox.drop()
         self._group.close()
+
+    def _send(self, records: Sequence[Record]) -> None:
+        # What a tombstone clears must be there in another form before it is cleared.
+        for tombstones in (False, True):
+            part = [record for record in records if (record.value is None) is tombstones]
+            if part:
+                self._outbox.send(part, time.monotonic() + self._DELIVERY_S)
 
     def _failed(self, error: KafkaError) -> bool:
         if faults.is_forbidden(error):

@@ -32,11 +32,11 @@ _POLL_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is to be written: a record of a topic; its partition follows from the key."""
+    """What is to be written: a record of a topic; its partition follows from the key. Without value: a tombstone."""
 
     topic: str
     key: str
-    value: bytes
+    value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
@@ -177,7 +177,7 @@ def _size(refused: Sequence[tuple[KafkaError, Message]]) -> int:
 
 def _too_large(index: int, record: Record, error: KafkaError) -> RecordTooLargeError:
     return RecordTooLargeError(
-        f"the record {record.key} for topic {record.topic} has {len(record.value):,} bytes, which is too large: "
+        f"the record {record.key} for topic {record.topic} has {len(record.value or b''):,} bytes, which is too large: "
         f"{faults.text(error)}",
         hint="Limits: producer.message.max.bytes (here), max.message.bytes (topic), message.max.bytes (broker).",
         index=index,

@@ -31,6 +31,11 @@ _REASONS: Final = {
 }
 
 
+def meaning(reason: str) -> str:
+    """Say what a reason code means, and what to do; "" if it is not known."""
+    return _REASONS.get(reason, "")
+
+
 @dataclass(frozen=True, slots=True)
 class RunNames:
     """The names that the summary mentions.
@@ -127,8 +132,8 @@ def _dead_letters(progress: Progress, names: RunNames) -> Iterator[str]:
     yield f"  {count(progress.dead_letters, 'dead letter')} on {names.dead_letters_topic}:"
     reasons = sorted(progress.dead_letters_by_reason.items(), key=lambda item: (-item[1], item[0]))
     for reason, number in reasons:
-        meaning = _REASONS.get(reason, "")
-        yield f"    {number:>7,}  {reason}: {meaning}" if meaning else f"    {number:>7,}  {reason}"
+        said = meaning(reason)
+        yield f"    {number:>7,}  {reason}: {said}" if said else f"    {number:>7,}  {reason}"
     if not names.servers:
         yield "  The embedded broker is gone with them: run.print_results=true shows each with its error."
         return

@@ -155,9 +155,7 @@ class _Run:
         self._machine = Machine(
             Ledger(_TOPIC_ID, starts), Origin("raw", _TOPIC_ID, "bench", "core"), limits, self._moment()
         )
-        self._intakes = [
-            Intake(n, {p: s for p, s in starts.items() if p % _CONSUMERS == n}) for n in range(_CONSUMERS)
-        ]
+        self._intakes = [Intake(n, {p: s for p, s in starts.items() if p % _CONSUMERS == n}) for n in range(_CONSUMERS)]
         self._reading = True
         self._tasks: deque[StartTask] = deque()
         self._work_left = 0
@@ -339,7 +337,9 @@ def run(console: Console, path: Path, machine: dict[str, Any], *, quick: bool) -
         grown = growth(points)
         same = grown <= MOST_GROWTH
         fine = fine and same
-        console.print(f"  slowest to fastest: {grown:.2f} ({'under' if same else '[bold red]NOT under[/]'} {MOST_GROWTH})")
+        console.print(
+            f"  slowest to fastest: {grown:.2f} ({'under' if same else '[bold red]NOT under[/]'} {MOST_GROWTH})"
+        )
         report[series] = {"growth": round(grown, 2), "points": [asdict(point) for point in points]}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

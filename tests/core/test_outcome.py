@@ -79,7 +79,12 @@ def test_rule_3_a_dead_letter_names_everything_that_is_needed_to_run_the_file_ag
         "extractor": "mine",
         "program": "ray_reproducer 1.0",
         "time": NOW,
-        "file": {"sha512": bytes(range(64)).hex(), "n_chunks": 3, "mtime": 1_700_000_000.5},
+        "file": {
+            "id": VERSION.id.hex(),
+            "sha512": bytes(range(64)).hex(),
+            "n_chunks": 3,
+            "mtime": 1_700_000_000.5,
+        },
     }
 
 
@@ -155,6 +160,7 @@ def test_rule_4_what_the_broker_refused_is_replaced_by_something_small() -> None
         "dead_letter", "result_too_large", refused.path, refused.key,
     )  # fmt: skip
     assert "2000000 bytes" in small.error
+    assert json.loads(small.value)["file"]["sha512"] == VERSION.file_hash.hex()
     assert len(small.value) < 1_000
 
 
@@ -163,4 +169,7 @@ def test_rule_4_a_dead_letter_that_the_broker_refused_keeps_its_reason() -> None
     small = refused_by_broker(poison_letter(1, 5, poison, ORIGIN, NOW), {1: [5]}, ORIGIN, NOW)
     assert (small.reason, small.error, small.partition, small.offset) == ("unsafe_path", "it leaves the root", 1, 5)
     assert json.loads(small.value)["path"] is None
+    assert "file" not in json.loads(small.value)
     assert len(small.value) < 1_000
+    tried = dead_letter(VERSION, Failure("timeout", "slow", attempts=3), {0: [1]}, ORIGIN, NOW)
+    assert json.loads(refused_by_broker(tried, {0: [1]}, ORIGIN, NOW).value)["attempts"] == 3
