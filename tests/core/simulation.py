@@ -17,7 +17,14 @@ What the judge demands:
    was delivered before the transaction was planned.
 4. Workers find the bytes that the uploader cut, in segments that were put and not released; a segment is released
    once, and not while a worker has it.
-5. After a drain everything that is whole has an outcome, and only incomplete files hold segments.
+5. After a drain everything that is whole has an outcome, and only incomplete files hold segments. If incomplete files
+   are given up after a while, and all are that old, nothing is open any more and each position is at the end.
+6. A dead letter of a file that was given up says which chunks are missing: all but those at the offsets that it names.
+   Each offset is done by it. A file of which everything is on the topic is not given up,
+   unless a chunk is younger than the others by the time that is waited.
+7. With ``failures=hold`` no file's failure is produced; with everything else done, the next life does these, too.
+8. With ``duplicates=reprocess`` a version has no more outcomes than there are copies of each of its chunks. If a life
+   is told what earlier ones have finished, there is no second outcome at all otherwise.
 """
 
 from __future__ import annotations
@@ -42,6 +49,9 @@ from ray_reproducer.core.events import (
     DrainTo,
     Event,
     Finish,
+    Instruction,
+    PartitionsAdded,
+    ReadPartitions,
     ReleaseSegments,
     SetReading,
     SlotsChanged,
@@ -65,6 +75,8 @@ TOPIC_ID = b"a topic's own id"
 ORIGIN = Origin(topic="raw", topic_id=TOPIC_ID, extractor="mine", program="ray_reproducer 0")
 REGEX = r"(?!skipped)"
 BIG_CHUNK_BYTES = 70_000
+EPOCH_S = 1_700_000_000
+"""Time of day when a world begins."""
 
 CRASH_CAUSES: Sequence[CrashCause] = ("worker_crashed", "out_of_memory", "node_died")
 
@@ -90,7 +102,7 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """What is on the topic before anything runs."""
+    """What is on the topic before anything runs; its messages have timestamps of ``lasts_s`` seconds."""
 
     files: Sequence[FileSpec]
     partitions: int = 2
@@ -98,6 +110,7 @@ class TopicSpec:
     gaps: int = 0
     seed: int = 0
     shuffled: float = 1.0
+    lasts_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class Message:
     kind: Kind
     content: bytes = b""
     value: bytes | None = None
+    index: int = 0
+    timestamp_ms: int = EPOCH_S * 1000
 
 
 def cut_file(spec: FileSpec) -> tuple[bytes, list[Chunk]]:
@@ -120,6 +135,7 @@ def cut_file(spec: FileSpec) -> tuple[bytes, list[Chunk]]:
         filename_append="",
         file_hash=hashlib.sha512(content).digest(),
         n_chunks=spec.n_chunks,
+        mtime=1.0 + spec.content,
     )
     pieces = [content[i * size : (i + 1) * size] for i in range(spec.n_chunks)]
     return content, [
@@ -139,17 +155,19 @@ class Topic:
         messages += [Message("poison", value=random.choice(poison)) for _ in range(spec.poison)]
         messages += [Message("gap")] * spec.gaps
         self.partitions: dict[int, list[Message]] = {p: [] for p in range(spec.partitions)}
-        for message in _partly_shuffled(messages, spec.shuffled, random):
+        for number, message in enumerate(_partly_shuffled(messages, spec.shuffled, random)):
             partition = random.randrange(spec.partitions)
             log = self.partitions[partition]
-            is_poison = message.kind == "poison"
-            log.append(replace(message, content=poison_id(partition, len(log))) if is_poison else message)
+            content = poison_id(partition, len(log)) if message.kind == "poison" else message.content
+            age_s = spec.lasts_s * (1 - number / len(messages))
+            log.append(replace(message, content=content, timestamp_ms=round((EPOCH_S - age_s) * 1000)))
         self.places: dict[bytes, list[tuple[int, int]]] = {}
         for partition, log in self.partitions.items():
             for offset, message in enumerate(log):
                 if message.kind in ("chunk", "poison"):
                     self.places.setdefault(message.content, []).append((partition, offset))
         self.wanted = set(self.places) - self.incomplete
+        self.lasts_s = spec.lasts_s
 
     def _uploaded(self, files: Sequence[FileSpec], random: Random) -> list[Message]:
         messages: list[Message] = []
@@ -160,13 +178,20 @@ class Topic:
             if file.missing_chunk and len(chunks) > 1:
                 chunks.pop(random.randrange(len(chunks)))
             sent = chunks * file.copies + random.choices(chunks, k=file.repeated_chunks)
-            messages += [Message(kind, chunk.version.id, encode(chunk)) for chunk in sent]
+            messages += [Message(kind, chunk.version.id, encode(chunk), chunk.index) for chunk in sent]
             if kind == "chunk":
                 version = chunks[0].version
                 self.contents[version.id] = content
                 held.setdefault(version, set()).update(chunk.index for chunk in chunks)
         self.incomplete.update(version.id for version, indices in held.items() if len(indices) < version.n_chunks)
         return messages
+
+    def message(self, place: tuple[int, int]) -> Message:
+        return self.partitions[place[0]][place[1]]
+
+    def copies(self, content: bytes) -> int:
+        """How often the rarest chunk of a file, or a poison, is there."""
+        return min(Counter(self.message(place).index for place in self.places[content]).values())
 
     @property
     def ends(self) -> dict[int, int]:
@@ -190,6 +215,9 @@ class Broker:
         self.topic = topic
         self.committed: dict[int, PartitionCommit] = {}
         self.outcomes: Counter[bytes] = Counter()
+        self.finished: list[bytes] = []
+        self.given_up: dict[tuple[int, int], bytes] = {}
+        self.reprocess = False
         self.described: dict[int, set[int]] = {p: set() for p in topic.partitions}
 
     def state(self, partition: int) -> CommittedState | None:
@@ -205,16 +233,24 @@ class Broker:
             before = self.committed.get(partition)
             assert before is None or commit.position >= before.position, "rule 2: position moved back"
             self.committed[partition] = commit
+        contents = list(contents)
         self.outcomes.update(contents)
+        self.finished += contents
         for partition in commits:
             before_it, now = self.described[partition], self.done_offsets(partition)
-            assert now >= before_it, "rule 2: what was done is done no more"
+            again = {offset for offset in before_it - now if self.may_come_again((partition, offset))}
+            assert now >= before_it - again, "rule 2: what was done is done no more"
             self.described[partition] = now
             for offset in now - before_it:
                 message = self.topic.partitions[partition][offset]
-                assert message.kind in ("filtered", "gap") or self.outcomes[message.content], (
+                has_outcome = self.outcomes[message.content] or (partition, offset) in self.given_up
+                assert message.kind in ("filtered", "gap") or has_outcome, (
                     f"rule 3: {partition}:{offset} is done without outcome"
                 )
+
+    def may_come_again(self, place: tuple[int, int]) -> bool:
+        """Whether a chunk's version was opened again: a version that is listed by its id is not done anywhere."""
+        return place in self.given_up or self.reprocess
 
     def done_offsets(self, partition: int) -> set[int]:
         """What position and metadata describe as done."""
@@ -257,7 +293,7 @@ class Consumer:
             offset += 1
         more = offset < len(log)
         if more:
-            self.intake.message(partition, offset, log[offset].value, 1_000 + offset)
+            self.intake.message(partition, offset, log[offset].value, log[offset].timestamp_ms)
             offset += 1
         else:
             self.intake.reached(partition, len(log))
@@ -279,6 +315,7 @@ class Life:
     planned_to: dict[int, int] = field(default_factory=dict)
     delivered_to: dict[int, int] = field(default_factory=dict)
     carried: set[bytes] = field(default_factory=set)
+    held: set[bytes] = field(default_factory=set)
     reading: bool = True
     stopping: bool = False
     finished: bool = False
@@ -288,7 +325,14 @@ class World:
     """The program in its surroundings. Each method is a step; each step is judged."""
 
     def __init__(
-        self, spec: TopicSpec, n_consumers: int = 2, limits: MachineLimits | None = None, *, room: bool = True
+        self,
+        spec: TopicSpec,
+        n_consumers: int = 2,
+        limits: MachineLimits | None = None,
+        *,
+        room: bool = True,
+        remembers: bool = False,
+        hidden_partitions: int = 0,
     ) -> None:
         """Begin with a topic, and the program started on it.
 
@@ -297,6 +341,8 @@ class World:
             n_consumers: how many consumers share the partitions.
             limits: what the machine keeps to.
             room: whether metadata always has room for all that is done (else outcomes may have to wait).
+            remembers: whether each life is told what earlier ones have finished.
+            hidden_partitions: how many partitions the topic gets later, by ``add_partition``.
         """
         self.topic = Topic(spec)
         self.broker = Broker(self.topic)
@@ -306,7 +352,11 @@ class World:
             patience=PatienceLimits(incomplete_after_s=None),
             pool=PoolLimits(max_crashes=2, timeout_s=50.0, batch=BatchLimits(max_files=4)),
         )
+        self.broker.reprocess = self.limits.duplicates == "reprocess"
         self.room = room
+        self.remembers = remembers
+        self.n_partitions = max(1, spec.partitions - hidden_partitions)
+        self.all_there = self.n_partitions == spec.partitions
         self.now_s = 0.0
         self.lives = 0
         self.life = self._start()
@@ -376,6 +426,13 @@ class World:
     def slots(self, slots: int) -> None:
         self.handle(SlotsChanged(slots))
 
+    def add_partition(self) -> None:
+        """Let the topic have one partition more, and the program hear of it."""
+        partition = self.n_partitions
+        if partition in self.topic.partitions:
+            self.n_partitions += 1
+            self.handle(PartitionsAdded({partition: 0}))
+
     def stop(self) -> None:
         self.life.stopping = True
         self.handle(StopRequested())
@@ -387,9 +444,19 @@ class World:
         self.life = self._start()
 
     def drain(self) -> None:
-        """Finish everything, in a new life if this one is stopping."""
+        """Finish everything, in a new life if this one is stopping; what it holds is done by another one."""
+        self._drain()
+        if self.life.held:
+            self.die(transaction_committed=False)
+            self._drain()
+            assert not self.life.held
+
+    def _drain(self) -> None:
         if self.life.stopping:
             self.die(transaction_committed=False)
+        while self.n_partitions < len(self.topic.partitions):
+            self.add_partition()
+        self.tick(self.limits.patience.incomplete_after_s or 0.0)
         self.slots(2)
         self.handle(DrainTo(self.topic.ends))
         rounds = 0
@@ -415,14 +482,18 @@ class World:
 
     def _start(self) -> Life:
         self.lives += 1
-        starts = {p: self.broker.start(p) for p in self.topic.partitions}
+        starts = {p: self.broker.start(p) for p in range(self.n_partitions)}
         known = {
             self.topic.partitions[p][offset].content
             for p, start in starts.items()
             for offset in self.broker.done_offsets(p)
-            if offset >= start.position and self.topic.partitions[p][offset].kind == "chunk"
+            if offset >= start.position
+            and self.topic.partitions[p][offset].kind == "chunk"
+            and (p, offset) not in self.broker.given_up
         }
-        machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, self.limits, self._moment())
+        finished = self.broker.finished if self.remembers else []
+        known |= set(finished)
+        machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, self.limits, self._moment(), finished)
         consumers = [
             Consumer(n, {p: s for p, s in starts.items() if p % self.n_consumers == n}, self.topic)
             for n in range(self.n_consumers)
@@ -431,36 +502,48 @@ class World:
         return Life(machine, consumers, frozenset(known), delivered_to=delivered_to)
 
     def _moment(self) -> Moment:
-        return Moment(self.now_s, 1_700_000_000 + self.now_s)
+        return Moment(self.now_s, EPOCH_S + self.now_s)
 
     def _chosen_task(self, choice: int) -> int:
         return sorted(self.life.tasks)[choice % len(self.life.tasks)]
 
     def handle(self, event: Event) -> None:
-        life = self.life
-        if life.finished:
+        if self.life.finished:
             return
-        for instruction in life.machine.handle(event, self._moment()):
-            if isinstance(instruction, StartTask):
-                life.tasks[instruction.task] = self._read_files(instruction)
-            elif isinstance(instruction, CancelTask):
-                assert instruction.task in life.tasks
-            elif isinstance(instruction, ReleaseSegments):
-                self._release(instruction.segments)
-            elif isinstance(instruction, Commit):
-                assert life.transaction is None, "two transactions at a time"
-                life.transaction = instruction
-                life.planned_to = dict(life.delivered_to)
-            elif isinstance(instruction, SetReading):
-                assert instruction.reading != life.reading
-                life.reading = instruction.reading
-            elif isinstance(instruction, Finish):
-                life.finished = True
-            else:
-                assert isinstance(instruction, Announce)
+        for instruction in self.life.machine.handle(event, self._moment()):
+            self._carry_out(instruction)
         self._judge_counters()
-        if life.finished and life.stopping:
+        self._begin_anew_if_stopped()
+
+    def _begin_anew_if_stopped(self) -> None:
+        if self.life.finished and self.life.stopping:
             self.die(transaction_committed=False)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        life = self.life
+        if isinstance(instruction, StartTask):
+            life.tasks[instruction.task] = self._read_files(instruction)
+        elif isinstance(instruction, CancelTask):
+            assert instruction.task in life.tasks
+        elif isinstance(instruction, ReleaseSegments):
+            self._release(instruction.segments)
+        elif isinstance(instruction, Commit):
+            assert life.transaction is None, "two transactions at a time"
+            life.transaction = instruction
+            life.planned_to = dict(life.delivered_to)
+        elif isinstance(instruction, SetReading):
+            assert instruction.reading != life.reading
+            life.reading = instruction.reading
+        elif isinstance(instruction, ReadPartitions):
+            for partition, start in instruction.starts.items():
+                consumer = life.consumers[partition % self.n_consumers]
+                consumer.intake.add({partition: start})
+                consumer.at[partition] = start
+        elif isinstance(instruction, Finish):
+            life.finished = True
+        else:
+            assert isinstance(instruction, Announce)
+            life.held.update(o.version.id for o in instruction.outcomes if o.kind == "held" and o.version)
 
     def _read_files(self, start: StartTask) -> Task:
         """Read the files as a worker does: the first of each chunk counts."""
@@ -486,20 +569,57 @@ class World:
     def _apply(self, transaction: Commit) -> None:
         """Commit a transaction on the broker, and judge it."""
         life = self.life
-        contents = [self._content_of(outcome) for outcome in transaction.outcomes]
-        for content in contents:
-            assert content not in life.carried, "rule 1: two outcomes in one life"
-            assert not self.broker.outcomes[content] or (
-                content not in life.known_at_start and content in self.topic.contents
-            ), "rule 1: a second outcome of what was known to be done"
+        final = [self._content_of(outcome) for outcome in transaction.outcomes if outcome.final]
+        given_up = [place for outcome in transaction.outcomes if not outcome.final for place in self._give_up(outcome)]
+        for content in final:
+            self._judge_outcome(content)
             life.carried.add(content)
-        self.broker.commit(transaction.commits, contents)
-        known = life.carried | life.known_at_start if self.room else set(contents)
-        for content in known:
-            for partition, offset in self.topic.places[content]:
-                assert offset >= life.planned_to[partition] or offset in self.broker.described[partition], (
-                    "rule 3: done, and not described so"
-                )
+        self.broker.commit(transaction.commits, final)
+        known = life.carried | life.known_at_start if self.room else set(final)
+        if self.limits.duplicates == "reprocess":
+            known = set()
+        for partition, offset in [*given_up, *(place for content in known for place in self.topic.places[content])]:
+            assert offset >= life.planned_to.get(partition, 0) or offset in self.broker.described[partition], (
+                "rule 3: done, and not described so"
+            )
+
+    def _judge_outcome(self, content: bytes) -> None:
+        before, life = self.broker.outcomes[content], self.life
+        if self.limits.duplicates == "reprocess":
+            assert before < self.topic.copies(content), "rule 8: more outcomes than copies"
+            return
+        assert content not in life.carried, "rule 1: two outcomes in one life"
+        known = content in life.known_at_start or content not in self.topic.contents
+        assert not before or not (known or self.remembers), "rule 1: a second outcome of what was known to be done"
+
+    def _give_up(self, outcome: Outcome) -> list[tuple[int, int]]:
+        """Judge the dead letter of an incomplete file; return the offsets that it names (rule 6)."""
+        record: dict[str, Any] = json.loads(outcome.value)
+        assert outcome.version is not None
+        content, n_chunks = outcome.version.id, outcome.version.n_chunks
+        places = [
+            (int(partition), offset)
+            for partition, ranges in record["source"]["offsets"].items()
+            for first, last in ranges
+            for offset in range(first, last + 1)
+            if record["source"]["exact"] or self.topic.message((int(partition), offset)).content == content
+        ]
+        named = [self.topic.message(place) for place in places]
+        assert {message.content for message in named} == {content}
+        if record["reason"] == "result_too_large" or "missing" not in record["file"]:
+            self.broker.given_up.update(dict.fromkeys(places, content))
+            return []  # the small letter in the place of one that the broker did not take
+        missing = {index for first, last in record["file"]["missing"] for index in range(first, last + 1)}
+        assert missing, "rule 6: given up and whole"
+        assert {message.index for message in named} == set(range(1, n_chunks + 1)) - missing
+        after_s = self.limits.patience.incomplete_after_s
+        assert after_s is not None
+        # What is left of the repeats of a file is a file that stays incomplete, if they are not known for repeats.
+        forgotten = self.broker.outcomes[content] and (not self.remembers or self.broker.reprocess)
+        if self.topic.lasts_s < after_s and self.all_there and not forgotten:
+            assert content in self.topic.incomplete, "rule 6: a file that is there was given up"
+        self.broker.given_up.update(dict.fromkeys(places, content))
+        return places
 
     def _content_of(self, outcome: Outcome) -> bytes:
         """Which version or poison an outcome speaks of."""
@@ -521,13 +641,23 @@ class World:
 
     def _judge_drained(self) -> None:
         done = {content for content, count in self.broker.outcomes.items() if count}
+        given_up = set(self.broker.given_up.values())
         assert done <= self.topic.wanted
         if self.room or not self.topic.incomplete:
-            assert done == self.topic.wanted, "rule 5: something whole has no outcome"
+            wanted = self.topic.wanted - given_up - self.life.held
+            assert done >= wanted, "rule 5: something whole has no outcome"
+        assert self.life.held <= self.topic.wanted - done
         # What is held belongs to files that are incomplete; a repeat that a restart made unknown may be one as well.
         open_files = self.life.machine.progress().files_incomplete
         assert bool(self.life.segments) <= bool(open_files)
-        if self.lives == 1:
+        if self.limits.patience.incomplete_after_s is not None and self.limits.failures == "dead_letter" and self.room:
+            assert not open_files, "rule 5: nobody gave these up"
+            for partition, end in self.topic.ends.items():
+                assert self.broker.committed[partition].position == end, "rule 5: the position is not at the end"
+            return
+        if self.life.held or self.limits.duplicates == "reprocess":
+            return
+        if self.lives == 1 and self.limits.duplicates == "skip":
             assert open_files == len(self.topic.incomplete)
         for partition, end in self.topic.ends.items():
             position = self.broker.committed[partition].position
@@ -573,6 +703,7 @@ STEPS = {
     "end_transaction": 10,
     "tick": 10,
     "slots": 1,
+    "add_partition": 0.5,
     "stop": 0.1,
     "die": 1,
 }
@@ -601,6 +732,8 @@ def step(world: World, kind: str, random: Random) -> None:
         world.tick(random.choice([0.3, 1.0, 30.0, 30 * 3600.0]))
     elif kind == "slots":
         world.slots(random.randrange(4))
+    elif kind == "add_partition":
+        world.add_partition()
     elif kind == "stop":
         world.stop()
     elif kind == "die":

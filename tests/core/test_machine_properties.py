@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -37,7 +39,18 @@ topic_specs = st.builds(
     gaps=st.integers(0, 3),
     seed=st.integers(0, 1_000),
     shuffled=st.sampled_from([0.0, 0.2, 1.0]),
+    lasts_s=st.sampled_from([0.0, 50.0, 1_000.0]),
 )
+PATIENCE = PatienceLimits(incomplete_after_s=100.0, grace_s=1.0, look_interval_s=1.0)
+FOR_EVER = PatienceLimits(incomplete_after_s=None)
+MODES: dict[str, dict[str, Any]] = {
+    "files are given up": {"patience": PATIENCE},
+    "failures are held": {"failures": "hold"},
+    "failures are held, and patience changes nothing": {"failures": "hold", "patience": PATIENCE},
+    "repeats are files": {"duplicates": "reprocess"},
+    "repeats are files, and files are given up": {"duplicates": "reprocess", "patience": PATIENCE},
+}
+"""Limits of the machine that are not the usual ones."""
 
 
 class Program(RuleBasedStateMachine):
@@ -104,6 +117,10 @@ class Program(RuleBasedStateMachine):
     def stop(self) -> None:
         self.world.stop()
 
+    @rule()
+    def add_partition(self) -> None:
+        self.world.add_partition()
+
     @invariant()
     def everything_is_told(self) -> None:
         machine = self.world.life.machine
@@ -114,13 +131,36 @@ class Program(RuleBasedStateMachine):
             self.world.drain()
 
 
+class ProgramInAllItsModes(Program):
+    """The same with limits that are not the usual ones."""
+
+    @initialize(
+        spec=topic_specs, consumers=st.integers(1, 3), mode=st.sampled_from(sorted(MODES)), remembers=st.booleans()
+    )
+    def start(self, spec: TopicSpec, consumers: int, mode: str, remembers: bool) -> None:
+        self.world = World(spec, consumers, limits(Random(spec.seed), **MODES[mode]), remembers=remembers)
+        self.world.slots(2)
+
+
+class ProgramOnATopicThatGrows(Program):
+    """The same with partitions that are added while it runs, or while it is dead."""
+
+    @initialize(spec=topic_specs, consumers=st.integers(1, 3), hidden=st.integers(1, 2))
+    def start(self, spec: TopicSpec, consumers: int, hidden: int) -> None:
+        self.world = World(spec, consumers, hidden_partitions=hidden)
+        self.world.slots(2)
+
+
 TestProgram = Program.TestCase
-TestProgram.settings = settings(stateful_step_count=60)
+TestProgramInAllItsModes = ProgramInAllItsModes.TestCase
+TestProgramOnATopicThatGrows = ProgramOnATopicThatGrows.TestCase
+for test in (TestProgram, TestProgramInAllItsModes, TestProgramOnATopicThatGrows):
+    test.settings = settings(stateful_step_count=60)
 
 
-def limits(random: Random) -> MachineLimits:
+def limits(random: Random, **mode: Any) -> MachineLimits:
     return MachineLimits(
-        patience=PatienceLimits(incomplete_after_s=None),
+        **{"patience": FOR_EVER, **mode},
         commit_interval_s=1.0,
         max_records=random.choice([2, 10_000]),
         max_waiting_files=random.choice([3, 1_000]),
@@ -138,6 +178,34 @@ def take_a_walk(seed: int, *, room: bool, n_files: tuple[int, ...] = (3, 8, 25))
 @pytest.mark.parametrize("seed", range(50))
 def test_nothing_is_lost_and_nothing_comes_twice(seed: int) -> None:
     take_a_walk(seed, room=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_in_each_mode(seed: int, mode: str) -> None:
+    random = Random(seed)
+    spec = replace(random_spec(random, random.choice([3, 8, 25])), lasts_s=random.choice([0.0, 50.0, 1_000.0]))
+    world = World(spec, random.choice([1, 2, 3]), limits(random, **MODES[mode]), remembers=seed % 2 == 0)
+    walk(world, random, steps=random.choice([50, 400]))
+
+
+@pytest.mark.xfail(reason="chunks of a file that was given up are taken for repeats after a restart")
+@pytest.mark.parametrize("seed", [5, 13])
+def test_the_same_while_partitions_are_added_and_files_given_up(seed: int) -> None:
+    random = Random(seed)
+    spec = replace(random_spec(random, random.choice([3, 8, 25])), lasts_s=random.choice([0.0, 50.0, 1_000.0]))
+    machine_limits = limits(random, patience=PATIENCE)
+    hidden = random.choice([1, 2])
+    world = World(spec, random.choice([1, 2, 3]), machine_limits, remembers=True, hidden_partitions=hidden)
+    walk(world, random, steps=random.choice([50, 400]))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_while_partitions_are_added(seed: int) -> None:
+    random = Random(seed)
+    spec = random_spec(random, random.choice([8, 25]))
+    world = World(spec, random.choice([1, 2, 3]), limits(random), hidden_partitions=random.choice([1, 2]))
+    walk(world, random, steps=random.choice([50, 400]))
 
 
 @pytest.mark.parametrize("chars", [ROOM_FOR_LITTLE_CHARS, ROOM_FOR_ONE_ID_CHARS])
