@@ -23,8 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from confluent_kafka.admin import AclBinding, AdminClient
-from confluent_kafka.admin._acl import AclBindingFilter, AclOperation, AclPermissionType
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.admin._scram import (
     ScramCredentialInfo,
@@ -32,10 +32,11 @@ from confluent_kafka.admin._scram import (
     UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
+from confluent_kafka.cimpl import NewTopic
 
 from kafka_broker.network import in_use
 from kafka_broker.process import start_ticks
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Conditions, Proxy
 from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kafka"
@@ -139,6 +140,28 @@ class PrivateBroker:
     def is_running(self) -> bool:
         """Whether its process is there, frozen or not."""
         return start_ticks(self.pid) is not None
+
+    def recover(self) -> None:
+        """Make all well again: running, thawed, with room, and with nothing in the way."""
+        if self.is_running():
+            self.thaw()
+        else:
+            self.start()
+        for proxy in (self.proxy, self.secured_proxy):
+            proxy.set(Conditions())
+
+    def make_topic(self, name: str, partitions: int = 1, **config: str) -> str:
+        """Make a topic; returns its name when clients know it. Underscores in the settings' names become dots."""
+        admin = self.admin
+        wanted = NewTopic(name, partitions, 1, config={key.replace("_", "."): value for key, value in config.items()})
+        admin.create_topics([wanted])[name].result(ANSWER_S)
+
+        def ready() -> bool:
+            found = admin.list_topics(timeout=ANSWER_S).topics.get(name)
+            return found is not None and len(found.partitions) == partitions
+
+        wait_until(ready, ANSWER_S, f"the topic {name}")
+        return name
 
     def fill_disk(self) -> None:
         """Let it extend no file any more: what it writes fails, as on a disk that is full."""

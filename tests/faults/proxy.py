@@ -207,10 +207,10 @@ class Proxy:
             return
         connection = _Connection(self, (reader, writer), upstream)
         self.connections.add(connection)
-        try:
+        # asyncio takes a cancelled connection, as at our end, for an error.
+        with contextlib.suppress(asyncio.CancelledError):
             await connection.run()
-        finally:
-            self.connections.discard(connection)
+        self.connections.discard(connection)
 
     async def _set(self, conditions: Conditions) -> None:
         self.conditions = conditions
