@@ -33,7 +33,7 @@ from ray_reproducer.core.errors import (
     IllegalEventError,
     RecordTooLargeError,
 )
-from ray_reproducer.kafka import faults
+from ray_reproducer.kafka import failpoints, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.group_offsets import CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
@@ -137,8 +137,8 @@ class TransactionalDelivery:
             self._outbox.producer.poll(0)
         deadline_s = time.monotonic() + self._timeout_s
         try:
-            self._outbox.producer.begin_transaction()
-            self._outbox.send(records, deadline_s)
+            failpoints.around("begin", self._outbox.producer.begin_transaction)()
+            failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
             self._commit(offsets, deadline_s)
         except RecordTooLargeError:
             self._abort(deadline_s)
@@ -166,8 +166,8 @@ class TransactionalDelivery:
         producer.poll(0)
         begun_s = time.monotonic()
         send = partial(producer.send_offsets_to_transaction, positions, membership, _CALL_S)
-        self._repeat(lambda: self._no_longer_than(send, deadline_s), deadline_s)
-        self._repeat(lambda: producer.commit_transaction(_CALL_S), deadline_s)
+        self._repeat(failpoints.around("offsets", lambda: self._no_longer_than(send, deadline_s)), deadline_s)
+        self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)
         if self._health.disturbed_at_s >= begun_s:
             self._outbox.drop()
@@ -245,7 +245,8 @@ class TransactionalDelivery:
             self._outbox.drop()
             return
         producer = self._outbox.producer
-        error = faults.attempt(lambda: self._repeat(lambda: producer.abort_transaction(_CALL_S), deadline_s))
+        call = failpoints.around("abort", lambda: producer.abort_transaction(_CALL_S))
+        error = faults.attempt(lambda: self._repeat(call, deadline_s))
         if error:
             self._refuse_hopeless(error)
             self._health.report(f"can't abort a transaction: {faults.text(error)}", vague=faults.is_vague(error))
@@ -261,7 +262,7 @@ class TransactionalDelivery:
 
     def _take_over(self) -> None:
         producer = self._outbox.producer
-        self._repeat(lambda: producer.init_transactions(_CALL_S), float("inf"))
+        self._repeat(failpoints.around("init", lambda: producer.init_transactions(_CALL_S)), float("inf"))
 
     def _refuse_hopeless(self, error: KafkaError) -> None:
         """Raise what waiting can't heal; the order is rule 3."""
@@ -333,7 +334,8 @@ class AtLeastOnceDelivery:
     def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
         """See ``Delivery.deliver``. False: some of the records may be visible, and will be there twice."""
         try:
-            self._outbox.send(records, time.monotonic() + self._DELIVERY_S)
+            deadline_s = time.monotonic() + self._DELIVERY_S
+            failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
         except DeliveryFailedError as failed:
             return self._failed(failed.error)
         except KafkaException as exception:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ray_reproducer.core.errors import BrokerError, MetadataTooLargeError
-from ray_reproducer.kafka import faults
+from ray_reproducer.kafka import failpoints, faults
 from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
 
 _READ_TIMEOUT_S: Final = 5.0
@@ -80,7 +80,7 @@ class GroupOffsets:
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
         while True:
             try:
-                found = self._consumer.committed(wanted, _READ_TIMEOUT_S)
+                found = failpoints.around("read", lambda: self._consumer.committed(wanted, _READ_TIMEOUT_S))()
                 failed = [position.error for position in found if position.error]
                 if not failed:
                     return {
@@ -105,7 +105,9 @@ class GroupOffsets:
         positions = self.positions(offsets)
         while True:
             try:
-                answers = self._consumer.commit(offsets=positions, asynchronous=False)
+                answers = failpoints.around(
+                    "positions", lambda: self._consumer.commit(offsets=positions, asynchronous=False)
+                )()
                 failed = [position.error for position in answers if position.error]
                 if not failed:
                     return

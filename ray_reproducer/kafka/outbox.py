@@ -18,7 +18,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ray_reproducer.core.errors import RecordTooLargeError
-from ray_reproducer.kafka import faults
+from ray_reproducer.kafka import failpoints, faults
 from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_producer
 
 _BATCH_BYTES: Final = 1_000_000
@@ -129,7 +129,7 @@ class Outbox:
                     if faults.is_too_large(faults.of(exception)):
                         raise _too_large(index, record, faults.of(exception)) from None
                     raise
-        while self._flush(producer):
+        while failpoints.around("flush", lambda: self._flush(producer))():
             self._give_up_after(deadline_s, records)
         if self._failures:
             self._raise_failure(records)

@@ -1,0 +1,8 @@
+"""All faults: importing this fills ``fault.FAULTS``. A module with faults is entered here, and nowhere else."""
+
+from __future__ import annotations
+
+from tests.faults import dying
+from tests.faults.fault import FAULTS
+
+__all__ = ["FAULTS", "dying"]
