@@ -17,9 +17,11 @@ Rules:
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
@@ -163,10 +165,8 @@ class TransactionalDelivery:
         membership = self._group.membership()
         producer.poll(0)
         begun_s = time.monotonic()
-        send = failpoints.around(
-            "offsets", lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_S)
-        )
-        self._repeat(send, deadline_s)
+        send = partial(producer.send_offsets_to_transaction, positions, membership, _CALL_S)
+        self._repeat(failpoints.around("offsets", lambda: self._no_longer_than(send, deadline_s)), deadline_s)
         self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)
         if self._health.disturbed_at_s >= begun_s:
@@ -180,6 +180,26 @@ class TransactionalDelivery:
             self._health.report(faults.text(error), vague=faults.is_vague(error))
             self._outbox.producer.poll(0.01)
             self._wait(0)
+
+    def _no_longer_than(self, call: Callable[[], None], deadline_s: float) -> None:
+        """Make a call that may ignore the time limit it was given (librdkafka issue 5456), and leave it at ours.
+
+        Raises:
+            KafkaException: what the call raises; or that it was left. Then the producer must be dropped.
+        """
+        ended: queue.SimpleQueue[KafkaError | None] = queue.SimpleQueue()
+        threading.Thread(target=lambda: ended.put(faults.attempt(call)), name="in a transaction", daemon=True).start()
+        while True:
+            try:
+                error = ended.get(timeout=_CALL_S)
+                break
+            except queue.Empty:
+                self._outbox.producer.poll(0)  # hears of trouble
+                self._wait(0)
+                if time.monotonic() >= deadline_s:
+                    raise KafkaException(KafkaError(faults.TIMED_OUT, "the client library does not answer")) from None
+        if error is not None:
+            raise KafkaException(error)
 
     def _recover(self, error: KafkaError, sent: Mapping[int, CommittedOffset], *, abort_until_s: float) -> bool:
         """After a failed transaction: find out what is committed (rules 3 and 4)."""
