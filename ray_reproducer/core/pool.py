@@ -130,7 +130,8 @@ class ExtractionPool:
                 "timeout", f"the extractor took longer than extraction.timeout={limit} seconds", attempts=attempts
             )
         elif attempts >= self._limits.max_crashes:
-            failure = Failure(cause, f"the extractor ended its worker {attempts} times: {detail}", attempts=attempts)
+            times = "once" if attempts == 1 else f"{attempts} times"
+            failure = Failure(cause, f"the extractor ended its worker {times}: {detail}", attempts=attempts)
         else:
             return {version_id: None}
         del self._crashes[version_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -149,6 +150,81 @@ def test_rule_1_an_extractor_that_a_worker_can_not_load_ends_the_run(tmp_path: P
         extract(job, [], {})
 
 
+# ---------------------------------------------------------------- processes that are worn out
+
+
+class GaveUpError(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(error: BaseException) -> NoReturn:
+        raise GaveUpError(str(error))
+
+    monkeypatch.setattr(extraction, "give_up", give_up)
+
+
+WORN_OUT = {
+    "no descriptors": OSError(errno.EMFILE, "Too many open files"),
+    "no threads": RuntimeError("can't start new thread"),
+}
+
+
+@pytest.mark.usefixtures("gave_up")
+@pytest.mark.parametrize("error", WORN_OUT.values(), ids=WORN_OUT.keys())
+def test_what_earlier_files_may_have_leaked_is_not_blamed_on_a_later_one(run: Run, error: Exception) -> None:
+    def leaking(datafile: Any) -> dict[str, str]:
+        if datafile.filename == "victim":
+            raise error
+        return content(datafile)
+
+    (answer,) = run(leaking, "victim")
+    assert failure(answer).reason == "extractor_raised", "alone in a process of its own it is its own fault"
+    with pytest.raises(GaveUpError):
+        run(leaking, "earlier", "victim")
+
+
+@pytest.mark.usefixtures("gave_up")
+def test_our_own_code_that_fails_after_a_guest_was_there_ends_the_process(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By a name: an extractor travels as a copy, and with it what it holds.
+    monkeypatch.setitem(sys.modules, "patch", lambda: monkeypatch.setattr(hashlib, "sha512", None))
+
+    def patching(datafile: Any) -> dict[str, str]:
+        sys.modules["patch"]()  # type: ignore[operator]
+        return content(datafile)
+
+    with pytest.raises(GaveUpError, match="not callable"):
+        run(patching, "a", "b")
+
+
+def test_our_own_code_that_fails_where_no_guest_was_before_is_a_defect(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "DataFile", None)
+    with pytest.raises(TypeError):
+        run(content, "a")
+
+
+@pytest.mark.usefixtures("gave_up")
+def test_a_file_that_can_not_be_written_for_want_of_descriptors_ends_the_process(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any, **__: Any) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setitem(sys.modules, "patch", lambda: monkeypatch.setattr(os, "open", refusing))
+
+    def leaking(datafile: Any) -> dict[str, str]:
+        sys.modules["patch"]()  # type: ignore[operator]
+        return content(datafile)
+
+    with pytest.raises(GaveUpError, match="Too many"):
+        run(leaking, "a", "b", mode="disk")
+
+
 # ---------------------------------------------------------------- files on disk
 
 
@@ -189,23 +265,22 @@ def test_a_guest_that_deletes_the_output_directory_does_no_harm_to_the_next(run:
 # ---------------------------------------------------------------- rules 3 and 4
 
 
-def test_rule_3_what_is_kept_of_a_file_stays_as_it_was_and_can_not_be_written(run: Run) -> None:
+def test_rule_3_what_is_kept_of_a_file_stays_as_it_was_and_can_not_be_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: list[Any] = []
-    sys.modules["kept_for_test"] = kept  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, "kept", kept)
 
     def keeping(datafile: Any) -> dict[str, bool]:
-        earlier = sys.modules["kept_for_test"]
+        earlier = sys.modules["kept"]
         earlier.append((datafile, datafile.buffer, datafile.pieces[0], datafile.open()))
         return {"read_only": memoryview(datafile.buffer).readonly and datafile.pieces[0].readonly}
 
-    try:
-        assert set(run(keeping, "a", "b")) == {b'{"read_only":true}'}
-        for (datafile, buffer, piece, stream), name in zip(kept, (b"a", b"b"), strict=True):
-            assert bytes(buffer) == bytes(piece) == stream.read() == name
-            with pytest.raises(ValueError, match="is closed"):
-                _ = datafile.bytestring
-    finally:
-        del sys.modules["kept_for_test"]
+    assert set(run(keeping, "a", "b")) == {b'{"read_only":true}'}
+    for (datafile, buffer, piece, stream), name in zip(kept, (b"a", b"b"), strict=True):
+        assert bytes(buffer) == bytes(piece) == stream.read() == name
+        with pytest.raises(ValueError, match="is closed"):
+            _ = datafile.bytestring
 
 
 def test_rule_4_each_file_finds_the_process_as_it_was(run: Run, tmp_path: Path) -> None:
