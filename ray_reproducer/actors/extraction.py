@@ -29,8 +29,8 @@ import msgpack
 import pyarrow as pa
 import ray
 
-from ray_reproducer.actors.process_state import ProcessState
-from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, UnsafePathError
+from ray_reproducer.actors.process_state import ProcessState, give_up, is_worn_out
+from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, ReproducerError, UnsafePathError
 from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.metadata_json import encode_metadata
 from ray_reproducer.core.outcome import MAX_TRACEBACK_CHARS, Failure
@@ -131,7 +131,14 @@ def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, S
     process = _state(job)
     began = time.perf_counter()
     opened = {number: _OpenSegment(stored.entries(), stored.buffers) for number, stored in segments.items()}
-    answers = tuple(_answer(extractor, job, file, opened, process) for file in files)
+    try:
+        answers = tuple(_answer(extractor, job, file, opened, process) for file in files)
+    except Exception as error:
+        # What earlier files left behind (no descriptors, no memory, a patched library) may be why it is our own code
+        # that fails. In a process that nobody has used before it is our own fault.
+        if process.files and (is_worn_out(error.__cause__ or error) or not isinstance(error, ReproducerError)):
+            give_up(error)
+        raise
     return TaskAnswer(answers, time.perf_counter() - began)
 
 
@@ -201,7 +208,11 @@ def _answer(
         raised = raised or error
         process.restore()
     datafile.close()
-    return answer if raised is None else _raised(raised)
+    if raised is None:
+        return answer
+    if process.files > 1 and is_worn_out(raised):
+        give_up(raised)
+    return _raised(raised)
 
 
 def _ask(

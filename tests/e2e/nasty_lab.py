@@ -9,6 +9,7 @@ import io
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +23,10 @@ KEPT: list[tuple[Any, str]] = []
 """Buffers of earlier files in this process, and what they held."""
 FOREVER_S = 3600
 MEGABYTE = 1024 * 1024
+MEMORY_STEP_BYTES = 128 * MEGABYTE
+MEMORY_STEPS = 80
 FILES_LEFT_OPEN = 50
+LEAK_LIMIT = 400
 BEFORE = {"umask": os.umask(0)}
 os.umask(BEFORE["umask"])
 
@@ -251,6 +255,21 @@ def nasty_crash_term(datafile: Any, pids: Path) -> dict[str, Any]:
 
 def nasty_crash_descriptors(datafile: Any, pids: Path) -> dict[str, Any]:
     os.closerange(0, 1000)
+    return {}
+
+
+def nasty_memory_eat(datafile: Any, pids: Path) -> dict[str, Any]:
+    eaten = []
+    for _ in range(MEMORY_STEPS):
+        eaten.append(b"x" * MEMORY_STEP_BYTES)
+        time.sleep(0.05)  # so that the monitor sees it before it is all gone
+    return {"eaten": len(eaten)}
+
+
+def nasty_leak_files(datafile: Any, pids: Path) -> dict[str, Any]:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (LEAK_LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    for _ in range(FILES_LEFT_OPEN):
+        os.open("/dev/null", os.O_RDONLY)
     return {}
 
 

@@ -19,9 +19,12 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 GOOD = 300
+LEAKY = 40
 COPIES = 2
 """Of those that return, so that they meet other files in their process."""
 TIMEOUT_S = 5
+MEMORY_ALLOWED_BYTES = 5 * 1024**3
+"""More than the program needs (1 GB), less than the nasty file eats; a busy machine may change its use meanwhile."""
 CHILDREN_DEADLINE_S = 30.0
 RAISE: Mapping[str, str] = {
     "exit": "SystemExit: bye",
@@ -75,7 +78,8 @@ def lines_of(out: str) -> dict[str, Any]:
 def test_each_nasty_file_costs_itself_and_no_other(
     nasty: Path, workspace: Path, start_program: Callable[..., Program]
 ) -> None:
-    files = files_of([kind for kind in KINDS if kind != "good"] + of("ok") * (COPIES - 1), GOOD)
+    kinds = [kind for family in ("raise", "json", "ok", "crash", "hang") for kind in of(family)]
+    files = files_of(kinds + of("ok") * (COPIES - 1), GOOD)
     write_files(workspace.parent / "data", files)
     code, out, err = start_program(
         "+extractor=mine", "kafka=embedded", f"upload.path={workspace.parent / 'data'}", "run=drain",
@@ -87,9 +91,54 @@ def test_each_nasty_file_costs_itself_and_no_other(
     assert outcomes.keys() == files.keys()
     for path, outcome in outcomes.items():
         check(path, outcome, files[path].decode(), workspace)
-    gone = [int(path.read_text()) for path in nasty.iterdir() if "ok_child" not in path.name]
-    assert len(gone) >= len(["exit", "fault", "c"])
-    wait_until(lambda: not any(map(alive, gone)), CHILDREN_DEADLINE_S, "the end of what crashed workers left running")
+    children = {path.name: int(path.read_text()) for path in nasty.iterdir()}
+    assert {name.split(".")[1] for name in children} == {"crash_exit", "crash_fault", "hang_c", "ok_child"}
+    gone = children.values()
+    wait_until(lambda: not any(map(alive, gone)), CHILDREN_DEADLINE_S, f"the end of what workers started ({children})")
+
+
+def test_a_file_that_eats_all_memory_costs_itself_and_no_other(
+    nasty: Path, workspace: Path, start_program: Callable[..., Program]
+) -> None:
+    """Ray's own monitor, told that a few gigabytes more than are used now are too many."""
+    assert nasty.exists()
+    memory = psutil.virtual_memory()
+    allowed = min(0.95, (memory.total - memory.available + MEMORY_ALLOWED_BYTES) / memory.total)
+    files = files_of(["memory_eat"], 20)
+    write_files(workspace.parent / "data", files)
+    code, out, err = start_program(
+        "+extractor=mine", "kafka=embedded", f"upload.path={workspace.parent / 'data'}", "run=drain",
+        "run.print_results=true", "extraction.max_crashes=1", "ray.num_cpus=1",
+        RAY_memory_usage_threshold=f"{allowed:.4f}", RAY_memory_monitor_refresh_ms="50",
+    ).wait(150)  # fmt: skip
+
+    assert code == 3, err
+    outcomes = lines_of(out)
+    assert outcomes.keys() == files.keys()
+    for path, outcome in outcomes.items():
+        if path.endswith(".good"):
+            check(path, outcome, files[path].decode(), workspace)
+        else:
+            assert (outcome["outcome"], outcome["reason"]) == ("dead_letter", "out_of_memory")
+            assert (
+                "the extractor ended its worker once: Task was killed due to the node running low on memory"
+                in outcome["error"]
+            )
+
+
+def test_files_that_leak_wear_out_their_process_and_harm_no_other(
+    nasty: Path, workspace: Path, start_program: Callable[..., Program]
+) -> None:
+    assert nasty.exists()
+    files = files_of(["leak_files"] * LEAKY, 0)
+    assert LEAKY * nasty_lab.FILES_LEFT_OPEN > 3 * nasty_lab.LEAK_LIMIT
+    write_files(workspace.parent / "data", files)
+    code, out, err = start_program(
+        "+extractor=mine", "kafka=embedded", f"upload.path={workspace.parent / 'data'}", "run=drain",
+        "run.print_results=true", "ray.num_cpus=1",
+    ).wait()  # fmt: skip
+    assert code == 0, err
+    assert lines_of(out) == {path: {"outcome": "result", "metadata": {}} for path in files}
 
 
 def check(path: str, outcome: dict[str, Any], content: str, workspace: Path) -> None:
