@@ -7,8 +7,9 @@ Rules:
    filtered out (by their path, or because only some file versions are wanted), were done before, or are gaps that are
    never delivered.
 2. Offsets of a partition only grow.
-3. An offset that the committed metadata calls done is passed over; the id of its version is handed on, so that later
-   repeats of it are known for what they are.
+3. An offset that the committed metadata calls done is passed over. If it holds a whole file in one chunk, the id of that
+   is handed on, so that later repeats of it are known for what they are. Of a file in several chunks it does not say
+   that the *file* is done: it may have been given up, and what comes of it later is to be done.
 4. A message that is no chunk never stops anything: it becomes poison, with its reason and the beginning of its value.
 5. A flush carries everything that was taken since the last one.
 6. It also says how far in time each partition was read: that is what tells a file whose rest is late from one whose
@@ -169,7 +170,10 @@ class Intake:
         unwanted = self._only is not None and version.id not in self._only
         if unwanted or (self._regex and not self._regex.match(version.original_path)):
             self._filtered += 1
-        elif not self._is_done(partition, offset, version.id):
+        elif self._is_done(partition, offset, version.id):
+            if version.n_chunks == 1:
+                self._done_before.add(version.id)
+        else:
             self.buffered_bytes += len(chunk.data)
             taken = _Taken(chunk, partition, offset, timestamp_ms)
             if version.n_chunks == 1:
@@ -240,10 +244,7 @@ class Intake:
 
     def _is_done(self, partition: int, offset: int, version_id: bytes) -> bool:
         restored = self._restored.get(partition)
-        if restored is None or not restored.is_done(offset, version_id):
-            return False
-        self._done_before.add(version_id)
-        return True
+        return restored is not None and restored.is_done(offset, version_id)
 
     def _take_poison(self, partition: int, offset: int, value: bytes, error: ChunkError) -> None:
         if self._is_done(partition, offset, poison_id(partition, offset)):
