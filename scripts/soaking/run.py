@@ -156,7 +156,7 @@ class Soak:
 
     def _heal(self, rig: Rig, names: str) -> None:
         """See whether a new start gets over it; what is missing then is lost."""
-        processes.kill(processes.tree(rig.running()))
+        processes.kill(processes.tree(rig.running().process.pid))
         rig.expect_end()
         try:
             rig.recover()

@@ -18,7 +18,8 @@ class Fault(ABC):
     Attributes:
         name: what it is called in tests and in the table of the soak.
         weight: how often the soak chooses it, relative to the others; small if it costs a start of Ray.
-        needs: features of the rig that it can't do without.
+        needs: features of the rig that it can't do without: ``exactly_once`` or ``at_least_once``, ``local`` (a Ray of
+            its own) or ``cluster``, and others that belong to the faults that need them.
         costly: files of kinds that cost a worker process, in the batch that it strikes.
     """
 
