@@ -111,6 +111,11 @@ class RayNodes:
         self.nodes.append(node)
         return node
 
+    def kill(self, node: Node) -> None:
+        """Let a node die."""
+        self.nodes.remove(node)
+        node.kill()
+
     def processes(self) -> list[psutil.Process]:
         """All processes of all nodes."""
         return [process for node in (self.head, *self.nodes) for process in node.processes()]

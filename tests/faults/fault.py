@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import ClassVar, Final, TypeVar
 
@@ -10,6 +11,10 @@ from tests.faults.rig import Recovery, Rig
 
 FAULTS: Final[dict[str, type[Fault]]] = {}
 """Name -> fault; filled by :func:`register` when the modules with faults are imported (``tests.faults.catalogue``)."""
+
+
+FILES_AFTERWARDS: Final = 10
+"""What arrives when the fault has struck: whatever it broke is needed once more, and so is found out at once."""
 
 
 class Fault(ABC):
@@ -62,5 +67,7 @@ def strike(rig: Rig, fault: Fault, share: float, files: int = 40) -> Recovery:
     rig.is_spoilt = True  # until it has recovered
     batch = rig.put(files, fault.costly)
     rig.wait_for_share(batch, share)
+    began_s = time.monotonic()
     fault.strike(rig, batch)
-    return rig.recover()
+    rig.put(FILES_AFTERWARDS)
+    return rig.recover(began_s)

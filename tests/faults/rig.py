@@ -64,7 +64,7 @@ class Recovery:
     """How the program got over a fault.
 
     Attributes:
-        seconds: from the fault's end to the last outcome of what was on the topic.
+        seconds: from the beginning of the fault to the last outcome of what was on the topic.
         starts: how often the program was started again.
     """
 
@@ -276,15 +276,19 @@ class Rig:
         until = time.monotonic() + seconds
         wait_until(lambda: time.monotonic() >= until or unless(), seconds + RECOVERY_S, "the end of a fault")
 
-    def recover(self, deadline_s: float = RECOVERY_S) -> Recovery:
+    def recover(self, since_s: float | None = None, deadline_s: float = RECOVERY_S) -> Recovery:
         """Wait until all is done, starting the program again where that was announced, and judge it (rule 1).
+
+        Args:
+            since_s: when the fault began (``time.monotonic()``), for saying how long it took; None: now.
+            deadline_s: how long it may take from now.
 
         Raises:
             AssertionError: something is missing after the deadline, or the judge has found something.
             UnexpectedEndError: the program has ended unannounced.
         """
         self.is_spoilt = True  # unless all goes well
-        began, starts_before = time.monotonic(), self.starts
+        began_s, starts_before = time.monotonic() if since_s is None else since_s, self.starts
 
         def all_there() -> bool:
             self.look()
@@ -296,7 +300,7 @@ class Rig:
         problems = len(self.judge.problems)
         try:
             wait_until(all_there, deadline_s, "the outcomes of all that is on the topic")
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - began_s
             wait_until(self._at_ends, deadline_s, "the committed positions to stand at the ends of the topic")
         except AssertionError as error:
             self.look()
