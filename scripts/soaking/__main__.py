@@ -18,8 +18,7 @@ from soaking.run import Soak
 from tests.faults.rig import Rig
 
 _PLAIN_WIDTH = 120
-FEATURES = {"exactly_once": frozenset({"exactly_once"}), "at_least_once": frozenset({"at_least_once"})}
-"""What the rig has for faults that need it, by `--delivery`."""
+DELIVERIES = ("exactly_once", "at_least_once")
 
 
 def main() -> int:
@@ -36,7 +35,7 @@ def main() -> int:
         described = machine.describe(server)
 
         def make_rig(where: Path) -> Rig:
-            features = FEATURES[args.delivery]
+            features = {args.delivery, "local"}
             return Rig(where, server.bootstrap_servers, args.seed, delivery=args.delivery, features=features)
 
         def say(text: str) -> None:
@@ -68,7 +67,7 @@ def _arguments() -> argparse.Namespace:
         "--minutes", type=float, default=60.0, help="how long faults strike; the end takes a little more"
     )
     parser.add_argument("--seed", type=int, default=1, help="what happens follows from it")
-    parser.add_argument("--delivery", choices=tuple(FEATURES), default="exactly_once")
+    parser.add_argument("--delivery", choices=DELIVERIES, default="exactly_once")
     parser.add_argument("--faults", nargs="*", default=[], metavar="TEXT", help="only faults with this in their names")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table as plain text, too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where logs go after a failure")

@@ -24,7 +24,7 @@ from typing import Final
 from soaking.tally import SoakTally
 from tests.faults import processes
 from tests.faults.catalogue import FAULTS
-from tests.faults.fault import Fault
+from tests.faults.fault import FILES_AFTERWARDS, Fault
 from tests.faults.rig import Rig, UnexpectedEndError
 from tests.topics import read_committed
 
@@ -118,11 +118,13 @@ class Soak:
             rig.is_spoilt = True
             batch = rig.put(files, costly + faults[0].costly)
             rig.wait_for_share(batch, share)
+            began_s = time.monotonic()
             for fault in faults:
                 if not rig.has_ended():
                     self.tally.kind(fault.name).times += 1
                     fault.strike(rig, batch)
-            return rig.recover().seconds
+            rig.put(FILES_AFTERWARDS)
+            return rig.recover(began_s).seconds
 
         starts, began = rig.starts, time.monotonic()
         well = self._judged(rig, names, struck)
@@ -156,7 +158,7 @@ class Soak:
 
     def _heal(self, rig: Rig, names: str) -> None:
         """See whether a new start gets over it; what is missing then is lost."""
-        processes.kill(processes.tree(rig.running()))
+        processes.kill(processes.tree(rig.running().process.pid))
         rig.expect_end()
         try:
             rig.recover()

@@ -9,7 +9,7 @@ import psutil
 
 from ray_reproducer.kafka import failpoints
 from tests.faults import processes
-from tests.faults.dying import RESTART
+from tests.faults.dying import LOCAL, RESTART
 from tests.faults.fault import Fault, register
 from tests.faults.plan import Batch
 from tests.faults.rig import RECOVERY_S, RESULT_PARTITIONS, Rig
@@ -74,10 +74,11 @@ class FreezeTree(Fault):
     """The whole program, as a laptop that is closed for a moment."""
 
     name = "freeze whole tree"
+    needs = LOCAL
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
-        family = processes.tree(rig.running())
+        family = rig.family()
         processes.suspend(family)
         try:
             rig.hold(random.Random(batch.number).uniform(SHORTEST_S, LONGEST_S))
@@ -91,11 +92,12 @@ class FreezePastTransactionTimeout(Fault):
 
     name = "freeze committer past transaction timeout"
     weight = RESTART
+    needs = frozenset({"exactly_once"})
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """The program may go on; or end as if it were fenced, which is what the broker tells it."""
         rig.expect_end(EXIT_FENCED, said="suspended in the middle of a transaction")
-        committer = rig.process("committer")
+        committer = rig.processes_of("committer")[0]
         failpoints.arm(rig.failpoints, "commit.before", "stop")
         try:
             wait_until(lambda: _is_stopped(committer), RECOVERY_S, "the committer to stand in a transaction")
@@ -115,10 +117,11 @@ class SecondInstance(Fault):
 
     name = "second instance while the first is frozen"
     weight = RESTART / 2
+    needs = LOCAL | {"exactly_once"}
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """The first has to stop with exit code 4 and say why; the second goes on."""
-        family = processes.tree(rig.running())
+        family = rig.family()
         processes.suspend(family)
         try:
             first = rig.adopt(rig.launch())

@@ -13,7 +13,7 @@ from tests.faults.fault import strike
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
-FEATURES = frozenset({"exactly_once"})
+FEATURES = frozenset({"exactly_once", "local"})
 
 
 def test_without_a_fault_all_is_well(rigs: Rigs) -> None:

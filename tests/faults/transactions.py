@@ -14,6 +14,8 @@ from tests.waiting import wait_until
 
 AT_START = ("init", "read")
 """Calls that are made when a committer begins, so that another must end first."""
+ONCE = (*AT_START, "abort")
+"""Calls that are made once for each time that something else goes wrong."""
 WITHOUT_TRANSACTION = ("positions",)
 """Calls of ``delivery=at_least_once`` only."""
 FAILPOINT_WEIGHT = 0.25
@@ -33,7 +35,7 @@ class _Failpoint(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         call = self.at.partition(".")[0]
-        passes = random.Random(batch.number).randint(1, MOST_PASSES) if call not in AT_START else 1
+        passes = random.Random(batch.number).randint(1, MOST_PASSES) if call not in ONCE else 1
         failpoints.arm(rig.failpoints, self.at, self.action, passes)
         if call in AT_START:
             processes.kill(rig.processes_of("committer")[:1])
