@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -28,7 +29,9 @@ from ray.exceptions import (
 from ray_reproducer.actors.committed_place import partition_start
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
+from ray_reproducer.actors.kept_outcomes import KeptOutcomes
 from ray_reproducer.actors.transactions import TransactionThread
+from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import (
     PipelineError,
     ReproducerError,
@@ -57,6 +60,7 @@ from ray_reproducer.core.intake import Delivery as IntakeDelivery
 from ray_reproducer.core.ledger import Ledger, PartitionStart
 from ray_reproducer.core.limits import MachineLimits, Moment
 from ray_reproducer.core.machine import Machine
+from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Origin, Outcome
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.kafka.client_config import ClientConfigs
@@ -68,8 +72,10 @@ from ray_reproducer.kafka.delivery import (
 
 TICK_S: Final = 0.05
 """How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
-FAILURES_KEPT: Final = 200
-"""Dead letters whose errors wait to be fetched for the log; what comes beyond is only counted."""
+MESSAGES_KEPT: Final = 200
+"""Messages that wait to be fetched for the log; older ones make room."""
+OPEN_FILES_LISTED: Final = 10_000
+"""The most files on their way in one list for the registries: it takes some 10 ms to make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ class CommitterSettings:
         limits: what the machine keeps to.
         task_cpus: processor cores that a task reserves.
         collect_outcomes: whether every outcome is kept until it is fetched.
+        registries: whether outcomes without metadata, and the files on their way, are kept until they are fetched.
     """
 
     clients: ClientConfigs
@@ -101,6 +108,7 @@ class CommitterSettings:
     limits: MachineLimits
     task_cpus: float
     collect_outcomes: bool
+    registries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +118,14 @@ class News:
     Attributes:
         progress: counters of this moment.
         outcomes: those committed since the last time, if they are collected; else the dead letters among them.
+        open_files: files on their way, if they were asked for and listed since.
         messages: things that are worth a line in the log.
         finished: everything is done, ``run`` is about to return.
     """
 
     progress: Progress = field(default_factory=Progress)
     outcomes: tuple[Outcome, ...] = ()
+    open_files: tuple[OpenFile, ...] | None = None
     messages: tuple[str, ...] = ()
     finished: bool = False
 
@@ -132,17 +142,19 @@ class CommitterActor:
         self._tasks: dict[int, ray.ObjectRef[TaskAnswer]] = {}
         self._task = extraction_task(settings.task_cpus)
         self._lock = threading.Lock()
-        self._outcomes: deque[Outcome] = deque(maxlen=None if settings.collect_outcomes else FAILURES_KEPT)
-        self._messages: deque[str] = deque(maxlen=FAILURES_KEPT)
+        self._outcomes = KeptOutcomes(everything=settings.collect_outcomes, registries=settings.registries)
+        self._open_files: tuple[OpenFile, ...] | None = None
+        self._open_files_wanted = False
+        self._messages: deque[str] = deque(maxlen=MESSAGES_KEPT)
         self._troubles: dict[str, str] = {}
         self._high_watermarks: dict[int, int] = {}
         self._ended = False
         self._finished = False
         self._progress = Progress()
         self._delivery = self._make_delivery()
-        self._transactions = TransactionThread(
-            self._delivery, settings.results_topic, settings.dead_letters_topic, self._inbox.put
-        )
+        topics = (settings.results_topic, settings.dead_letters_topic)
+        headers = [partial(result_header.encode, group_id=settings.group_id)] if settings.registries else []
+        self._transactions = TransactionThread(self._delivery, *topics, self._inbox.put, *headers)
 
     # ------------------------------------------------------------ called once, in this order
 
@@ -235,13 +247,18 @@ class CommitterActor:
             self._messages.append(text)
 
     @ray.method(concurrency_group="control")
-    def news(self) -> News:
-        """Return what has happened since the last call."""
+    def news(self, want_open_files: bool = False) -> News:
+        """Return what has happened since the last call.
+
+        Args:
+            want_open_files: let a list of the files on their way be made for a later call.
+        """
         with self._lock:
-            outcomes, messages = tuple(self._outcomes), tuple(self._messages)
-            self._outcomes.clear()
+            news = News(self._progress, self._outcomes.take(), self._open_files, tuple(self._messages), self._finished)
             self._messages.clear()
-            return News(self._progress, outcomes, messages, self._finished)
+            self._open_files = None
+            self._open_files_wanted = self._open_files_wanted or want_open_files
+            return news
 
     # ------------------------------------------------------------ events
 
@@ -296,6 +313,9 @@ class CommitterActor:
         with self._lock:
             trouble = next(iter(self._troubles.values()), "")
             self._progress = self._machine.progress(lag, trouble)
+            if self._open_files_wanted or (self._ended and self._settings.registries):
+                self._open_files = self._machine.open_files(OPEN_FILES_LISTED)
+                self._open_files_wanted = False
             # Together with the last counters: who sees that it is over must see how it ended.
             self._finished = self._ended
 
@@ -333,10 +353,8 @@ class CommitterActor:
 
     def _announce(self, outcomes: Sequence[Outcome]) -> None:
         with self._lock:
-            if self._settings.collect_outcomes:
-                self._outcomes.extend(outcomes)
-            else:
-                self._outcomes.extend(outcome for outcome in outcomes if outcome.kind == "dead_letter")
+            if said := self._outcomes.add(outcomes):
+                self._messages.append(said)
 
 
 def _now() -> Moment:

@@ -112,8 +112,11 @@ class Fleet:
         """Tell how many tasks the cluster can run at a time."""
         self._tell("set_slots", slots)
 
-    def news(self) -> News:
+    def news(self, *, want_open_files: bool = False) -> News:
         """Return what has happened since the last call.
+
+        Args:
+            want_open_files: let a list of the files on their way be made for a later call.
 
         Raises:
             ReproducerError: an actor ended with it.
@@ -122,7 +125,7 @@ class Fleet:
         self._look_at_warm_ups()
         for loop in _ended(self._loops):
             _result(loop)
-        news: News = _result(self._committer.news.remote())
+        news: News = _result(self._committer.news.remote(want_open_files))
         if news.finished:
             _result(self._loops[0])
         return news
@@ -208,6 +211,7 @@ class Fleet:
             ),
             task_cpus=extraction.num_cpus,
             collect_outcomes=settings.collect_outcomes,
+            registries=settings.registries,
         )
 
     def _job(self) -> JobReference:

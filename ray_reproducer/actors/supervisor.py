@@ -25,6 +25,7 @@ from ray_reproducer.actors.fleet import Fleet
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.actors.uploading import Uploading
 from ray_reproducer.core.errors import BrokerError, PipelineError
+from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 
@@ -32,6 +33,8 @@ LOOK_INTERVAL_S: Final = 0.2
 """How often the actors are asked for news: often enough for a display that seems alive."""
 SLOTS_INTERVAL_S: Final = 5.0
 """How often the size of the cluster is looked at: nodes come and go in minutes."""
+OPEN_FILES_INTERVAL_S: Final = 2.0
+"""How often the files on their way are listed, if the registries are on: often enough to be looked at."""
 MAX_RESTARTS: Final = 5
 """How often the actors are made anew within ``RESTART_WINDOW_S`` before the run is given up."""
 RESTART_WINDOW_S: Final = 600.0
@@ -48,7 +51,18 @@ class Observer(Protocol):
         ...
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Take committed outcomes, in the order of their commit; only if they are collected."""
+        """Take committed outcomes, in the order of their commit; only if they are collected, or registries are on.
+
+        Their values are empty unless outcomes are collected.
+        """
+        ...
+
+    def restarted(self) -> None:
+        """Take note that the actors are made anew: outcomes committed in the last moment were perhaps not told."""
+        ...
+
+    def open_files(self, files: Sequence[OpenFile]) -> None:
+        """Take the list of all files on their way, up to a limit; only if registries are on."""
         ...
 
     def message(self, level: int, text: str) -> None:
@@ -140,6 +154,7 @@ class _Supervision:
         self._restarts: deque[float] = deque()
         self._earlier = Progress()
         self._progress = Progress()
+        self._open_files_at_s = 0.0
 
     def run(self) -> Progress:
         """Make the actors, again and again if need be, until the run is over; return the counters of all of it."""
@@ -170,6 +185,7 @@ class _Supervision:
         self._observer.message(
             logging.WARNING, f"A part of the program was lost ({text}); it goes on from what is committed."
         )
+        self._observer.restarted()
 
     def _watch(self, fleet: Fleet) -> None:
         fleet.start()
@@ -208,7 +224,7 @@ class _Supervision:
 
     def _take_news(self, fleet: Fleet) -> bool:
         """Fetch what has happened, and pass it on; return whether the run is over."""
-        news = fleet.news()
+        news = fleet.news(want_open_files=self._open_files_are_due())
         self._progress = news.progress.after(self._earlier)
         self._uploading.delivered(self._progress.messages_read)
         for text in news.messages:
@@ -216,10 +232,19 @@ class _Supervision:
         for outcome in news.outcomes:
             if outcome.kind == "dead_letter":
                 self._observer.message(logging.ERROR, _failure_text(outcome, self._settings.source_topic))
-        if self._settings.collect_outcomes and news.outcomes:
+        if (self._settings.collect_outcomes or self._settings.registries) and news.outcomes:
             self._observer.outcomes(news.outcomes)
+        if news.open_files is not None:
+            self._observer.open_files(news.open_files)
         self._observer.progress(self._progress)
         return news.finished
+
+    def _open_files_are_due(self) -> bool:
+        now = time.monotonic()
+        if not self._settings.registries or now - self._open_files_at_s < OPEN_FILES_INTERVAL_S:
+            return False
+        self._open_files_at_s = now
+        return True
 
     def _warn(self, text: str) -> None:
         self._observer.message(logging.WARNING, text)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
 from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
+from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.kafka.delivery import CommittedOffset, Delivery, Record
 
 SMALLEST_LETTER_BYTES: Final = 10_000
 """A dead letter of this size can't be made smaller: if the broker refuses it, its topic can't be used."""
 JOIN_TIMEOUT_S: Final = 1.0
 """How long a transaction that nobody waits for any more may take to notice that its producer is closed."""
+
+
+Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+"""Headers of a record: name and value of each."""
+
+
+def _no_headers(_outcome: Outcome) -> Headers:
+    return ()
 
 
 class TransactionThread:
@@ -26,6 +35,7 @@ class TransactionThread:
         results_topic: str,
         dead_letters_topic: str,
         report: Callable[[Event | Exception], None],
+        headers: Callable[[Outcome], Headers] = _no_headers,
     ) -> None:
         """Prepare.
 
@@ -34,10 +44,12 @@ class TransactionThread:
             results_topic: where metadata goes.
             dead_letters_topic: where failures go.
             report: called, in this thread, with how a transaction ended, or with what ended the thread.
+            headers: gives the headers of an outcome's record.
         """
         self._delivery = delivery
         self._topics = {"result": results_topic, "dead_letter": dead_letters_topic}
         self._report = report
+        self._headers = headers
         self._commits: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="transactions", daemon=True)
 
@@ -64,7 +76,8 @@ class TransactionThread:
             self._report(error)
 
     def _carry_out(self, commit: Commit) -> Event:
-        records = [Record(self._topics[outcome.kind], outcome.key, outcome.value) for outcome in commit.outcomes]
+        topics, headers = self._topics, self._headers
+        records = [Record(topics[o.kind], o.key, o.value, headers(o)) for o in commit.outcomes]
         offsets = {p: CommittedOffset(c.position, c.metadata) for p, c in commit.commits.items()}
         try:
             return TransactionCommitted() if self._delivery.deliver(records, offsets) else TransactionAborted()

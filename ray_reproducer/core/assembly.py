@@ -49,6 +49,7 @@ class SegmentReceipt:
         indices: index of each in its file, from 1.
         size_bytes: length of their data together.
         timestamp_ms: Kafka timestamp of the newest of them, in milliseconds since the epoch.
+        oldest_ms: Kafka timestamp of the oldest of them, in milliseconds since the epoch; 0 if none has one.
     """
 
     version: FileVersion
@@ -58,6 +59,7 @@ class SegmentReceipt:
     indices: tuple[int, ...]
     size_bytes: int
     timestamp_ms: int
+    oldest_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class OpenVersion:
         slices: where they are, in the order of arrival.
         size_bytes: length of the data that is held, repeated chunks included.
         newest_ms: newest Kafka timestamp among its chunks.
+        oldest_ms: oldest Kafka timestamp among its chunks; 0 if none has one.
     """
 
     version: FileVersion
@@ -77,6 +80,7 @@ class OpenVersion:
     slices: list[SegmentSlice] = field(default_factory=list)
     size_bytes: int = 0
     newest_ms: int = 0
+    oldest_ms: int = 0
 
     @property
     def whole(self) -> bool:
@@ -124,6 +128,8 @@ class Assembly:
             self._users[receipt.slice.segment] += 1
             version.size_bytes += receipt.size_bytes
         version.newest_ms = max(version.newest_ms, receipt.timestamp_ms)
+        if receipt.oldest_ms:
+            version.oldest_ms = min(version.oldest_ms or receipt.oldest_ms, receipt.oldest_ms)
         return version.whole
 
     def get(self, version_id: bytes) -> OpenVersion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import NamedTuple
 
 from ray_reproducer.core.batching import BatchLimits
@@ -13,6 +14,10 @@ class Moment(NamedTuple):
 
     monotonic_s: float
     epoch_s: float
+
+    def iso(self) -> str:
+        """Return the time of day as text, in UTC."""
+        return datetime.fromtimestamp(self.epoch_s, timezone.utc).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from datetime import datetime, timezone
 
 from ray_reproducer.core import outcome as outcomes
 from ray_reproducer.core.assembly import Assembly, OpenVersion, SegmentReceipt
@@ -47,6 +46,7 @@ from ray_reproducer.core.intake import Delivery
 from ray_reproducer.core.ledger import CommitPlan, Ledger, poison_id
 from ray_reproducer.core.lifecycle import Lifecycle, State
 from ray_reproducer.core.limits import MachineLimits, Moment
+from ray_reproducer.core.open_files import OpenFile, facts_of, open_files
 from ray_reproducer.core.outcome import Failure, Origin, Outcome
 from ray_reproducer.core.pending import PendingOutcomes
 from ray_reproducer.core.pool import ExtractionPool
@@ -170,8 +170,8 @@ class Machine:
             version_id = poison_id(partition, offset)
             self._ledger.open(version_id, partition, offset)
             self._move(version_id, "poison", ((partition, offset), message.reason))
-            letter = outcomes.poison_letter(partition, offset, message, self._origin, self._iso_time())
-            self._add_outcome(version_id, letter)
+            now = self._now.iso()
+            self._add_outcome(version_id, outcomes.poison_letter(partition, offset, message, self._origin, now))
         self._release({receipt.slice.segment for receipt in delivery.receipts})
 
     def _take_receipt(self, receipt: SegmentReceipt) -> None:
@@ -221,15 +221,16 @@ class Machine:
                 self._pool.wait(version_id, self._assembly.get(version_id).size_bytes, alone=True)
 
     def _answered(self, version_id: bytes, answer: bytes | Failure) -> None:
-        version = self._drop_data(version_id).version
+        version = (held := self._drop_data(version_id)).version
         if self._lifecycle.state(version_id) is State.UNWANTED:
             self._move(version_id, "ignored answer", (), version.relative_path)
             return
+        facts = facts_of(held, self._now.epoch_s)
         if isinstance(answer, Failure):
             offsets = self._ledger.offsets(version_id)
-            outcome = outcomes.dead_letter(version, answer, offsets, self._origin, self._iso_time())
+            outcome = outcomes.dead_letter(version, answer, offsets, self._origin, self._now.iso(), facts)
         else:
-            outcome = outcomes.result(version, answer)
+            outcome = outcomes.result(version, answer, facts)
         self._move(version_id, "answer", (outcome.reason,), version.relative_path)
         self._add_outcome(version_id, outcome)
 
@@ -245,6 +246,9 @@ class Machine:
             self._move(version_id, "committed", (), outcome.path)
             self._remember(version_id)
             self._counts[outcome.kind] += 1
+            self._counts["messages done"] += outcome.facts.n_messages
+            self._counts["bytes done"] += outcome.facts.size_bytes
+            self._counts[f"bytes of {outcome.kind}"] += len(outcome.value)
             if outcome.reason:
                 self._reasons[outcome.reason] += 1
         if carried:
@@ -258,7 +262,7 @@ class Machine:
             version_id = versions[too_large]
             offsets = self._ledger.offsets(version_id)
             refused = self._outcomes.drop(version_id)
-            letter = outcomes.refused_by_broker(refused, offsets, self._origin, self._iso_time())
+            letter = outcomes.refused_by_broker(refused, offsets, self._origin, self._now.iso())
             self._add_outcome(version_id, letter)
 
     def _end_plan(self) -> CommitPlan:
@@ -357,9 +361,6 @@ class Machine:
         if len(self._done_lately) > self._limits.versions_remembered:
             self._done_lately.popitem(last=False)
 
-    def _iso_time(self) -> str:
-        return datetime.fromtimestamp(self._now.epoch_s, timezone.utc).isoformat(timespec="milliseconds")
-
     # ------------------------------------------------------------ what can be asked
 
     @property
@@ -367,13 +368,20 @@ class Machine:
         """What happened lately to each file and offset."""
         return self._lifecycle.story
 
+    def open_files(self, limit: int) -> tuple[OpenFile, ...]:
+        """List files on their way, at most so many."""
+        return open_files(self._assembly, self._outcomes, limit)
+
     def progress(self, lag_messages: int | None = None, broker_trouble: str = "") -> Progress:
         """Return the counters of this moment; the two arguments are handed through."""
         pool = self._pool
         return Progress(
             messages_read=self._counts["messages"],
             bytes_read=self._counts["bytes"],
+            messages_processed=self._counts["messages done"],
+            bytes_processed=self._counts["bytes done"],
             results=self._counts["result"],
+            bytes_produced=self._counts["bytes of result"],
             dead_letters=self._counts["dead_letter"],
             duplicates=self._counts["duplicates"],
             filtered=self._counts["filtered"],

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -55,6 +55,24 @@ class Failure:
     attempts: int = 1
 
 
+class Facts(NamedTuple):
+    """What views tell of the file, or of the message that is no chunk, besides its outcome.
+
+    Attributes:
+        n_messages: messages of the source topic that made it: a file's chunks, without repeats.
+        size_bytes: content of those messages.
+        first_ms: Kafka timestamp of the oldest of them, in milliseconds since the epoch; 0 if unknown.
+        newest_ms: Kafka timestamp of the newest of them; 0 if unknown.
+        done_ms: when a file's outcome was known, in milliseconds since the epoch; 0 for a message that is no chunk.
+    """
+
+    n_messages: int = 1
+    size_bytes: int = 0
+    first_ms: int = 0
+    newest_ms: int = 0
+    done_ms: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One record to produce, and what is said about it on the screen.
@@ -69,6 +87,7 @@ class Outcome:
         traceback: "" unless user code raised.
         partition: where a message that is no chunk was found; -1 for a file.
         offset: where a message that is no chunk was found; -1 for a file.
+        facts: what views tell besides.
     """
 
     path: str
@@ -80,6 +99,11 @@ class Outcome:
     traceback: str = ""
     partition: int = -1
     offset: int = -1
+    facts: Facts = Facts()
+
+    def without_record(self) -> Outcome:
+        """Return the same without the record's value, for those who only list and count."""
+        return replace(self, value=b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +146,19 @@ def encode_metadata(returned: object, max_bytes: int) -> bytes | Failure:
     return value
 
 
-def result(version: FileVersion, value: bytes) -> Outcome:
+def result(version: FileVersion, value: bytes, facts: Facts = Facts()) -> Outcome:  # noqa: B008 - it can't change
     """Make the outcome of a file whose extractor returned metadata, already encoded."""
-    return Outcome(path=version.relative_path, kind="result", key=version.result_key, value=value)
+    return Outcome(path=version.relative_path, kind="result", key=version.result_key, value=value, facts=facts)
 
 
-def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin: Origin, now: str) -> Outcome:
+def dead_letter(
+    version: FileVersion,
+    failure: Failure,
+    offsets: Offsets,
+    origin: Origin,
+    now: str,
+    facts: Facts = Facts(),  # noqa: B008 - it can't change
+) -> Outcome:
     """Make the outcome of a file that has no metadata.
 
     Args:
@@ -136,6 +167,7 @@ def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin
         offsets: where its chunks are on the source topic.
         origin: what is the same for the whole run.
         now: time in ISO format.
+        facts: what views tell besides.
     """
     record = _record(version.relative_path, failure, offsets, origin, now)
     record["file"] = {
@@ -143,7 +175,7 @@ def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin
         "n_chunks": version.n_chunks,
         "mtime": version.mtime,
     }
-    return _dead_letter(version.relative_path, version.result_key, failure, record)
+    return _dead_letter(version.relative_path, version.result_key, failure, record, facts=facts)
 
 
 def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: Origin, now: str) -> Outcome:
@@ -156,7 +188,8 @@ def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: O
         "truncated": len(message.raw) < message.size_bytes,
     }
     key = f"{origin.topic}_{partition}_{offset}"
-    return _dead_letter("", key, failure, record, partition, offset)
+    facts = Facts(size_bytes=len(message.raw))
+    return _dead_letter("", key, failure, record, place=(partition, offset), facts=facts)
 
 
 def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: str) -> Outcome:
@@ -167,7 +200,8 @@ def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: s
     else:
         failure = Failure(refused.reason, refused.error)
     record = _record(refused.path or None, failure, offsets, origin, now, max_ranges=0)
-    return _dead_letter(refused.path, refused.key, failure, record, refused.partition, refused.offset)
+    place = (refused.partition, refused.offset)
+    return _dead_letter(refused.path, refused.key, failure, record, place=place, facts=refused.facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +250,7 @@ def _record(
 
 
 def _dead_letter(
-    path: str, key: str, failure: Failure, record: dict[str, Any], partition: int = -1, offset: int = -1
+    path: str, key: str, failure: Failure, record: dict[str, Any], *, facts: Facts, place: tuple[int, int] = (-1, -1)
 ) -> Outcome:
     printable = _printable(record)
     return Outcome(
@@ -227,8 +261,9 @@ def _dead_letter(
         reason=failure.reason,
         error=printable["error"],
         traceback=printable["traceback"] or "",
-        partition=partition,
-        offset=offset,
+        partition=place[0],
+        offset=place[1],
+        facts=facts,
     )
 
 
