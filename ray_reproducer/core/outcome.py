@@ -73,6 +73,10 @@ class Facts(NamedTuple):
     done_ms: int = 0
 
 
+NO_FACTS: Final = Facts()
+"""Where nobody is to be told anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One record to produce, and what is said about it on the screen.
@@ -99,7 +103,7 @@ class Outcome:
     traceback: str = ""
     partition: int = -1
     offset: int = -1
-    facts: Facts = Facts()
+    facts: Facts = NO_FACTS
 
     def without_record(self) -> Outcome:
         """Return the same without the record's value, for those who only list and count."""
@@ -146,7 +150,7 @@ def encode_metadata(returned: object, max_bytes: int) -> bytes | Failure:
     return value
 
 
-def result(version: FileVersion, value: bytes, facts: Facts = Facts()) -> Outcome:  # noqa: B008 - it can't change
+def result(version: FileVersion, value: bytes, facts: Facts = NO_FACTS) -> Outcome:
     """Make the outcome of a file whose extractor returned metadata, already encoded."""
     return Outcome(path=version.relative_path, kind="result", key=version.result_key, value=value, facts=facts)
 
@@ -157,7 +161,7 @@ def dead_letter(
     offsets: Offsets,
     origin: Origin,
     now: str,
-    facts: Facts = Facts(),  # noqa: B008 - it can't change
+    facts: Facts = NO_FACTS,
 ) -> Outcome:
     """Make the outcome of a file that has no metadata.
 

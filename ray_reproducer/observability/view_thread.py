@@ -50,13 +50,16 @@ class ViewThread:
         if self._views:
             self._thread.start()
 
-    def close(self, by_s: float) -> None:
-        """Let each view have its last turn.
+    def end(self) -> None:
+        """Let each view have its last turn; ``join`` waits for that."""
+        self._ending.set()
+
+    def join(self, by_s: float) -> None:
+        """Wait for the end.
 
         Args:
-            by_s: until when to wait for that (``time.monotonic()``).
+            by_s: until when (``time.monotonic()``).
         """
-        self._ending.set()
         if not self._views:
             return
         self._thread.join(max(0.0, by_s - time.monotonic()))
