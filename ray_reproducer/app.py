@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ray_reproducer.command_help import main_help, no_extractor
-from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments
+from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments, view_settings
 from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig, RayMode
 from ray_reproducer.core.errors import ExtractorError
 from ray_reproducer.error_report import print_error
@@ -61,7 +61,7 @@ def run_job(config: DictConfig) -> int:
         if "working_dir" in env:
             # What is sent along is the code, also on a node that has an older copy of it at the path of ours.
             settings = replace(settings, sys_path=())
-    return launch(settings, ray_settings(plain, env))
+    return launch(settings, ray_settings(plain, env), view_settings(plain, name))
 
 
 def extractor_name(spec: dict[str, Any]) -> str:

@@ -48,6 +48,8 @@ MAX_FAILED: Final = 10_000
 """Failed files that are listed; all of them are on the topic of dead letters."""
 CATCH_UP_TURN_S: Final = 0.5
 """How long one turn may read topics: rows that come in meanwhile wait."""
+CATCH_UP_LAST_S: Final = 2.0
+"""How long the last turn may; what is not read by then, the next start reads."""
 CATCH_UP_MARGIN_S: Final = 60.0
 """How much further back than the last write the topics are read: clocks differ, and a commit takes its time."""
 
@@ -91,6 +93,7 @@ class Registries:
         self._open_rows: dict[OpenFile, str] = {}
         self._failed: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self._begun = False
+        self._run_has_begun = False  # the topics are there by then
         self._changed = True
         self._catch_up: CatchUp | None = None
         # Since when, in milliseconds since the epoch; 0: from the beginning.
@@ -114,6 +117,7 @@ class Registries:
     def open_files(self, open_files: Sequence[OpenFile]) -> None:
         """Take the list of files on their way."""
         with self._lock:
+            self._run_has_begun = True
             self._changed = self._changed or open_files != self._open
             self._open = open_files
 
@@ -140,9 +144,9 @@ class Registries:
                 self._want_catch_up(0)
         try:
             self._write_results()
-            self._write_in_progress()
             self._follow_topics(last=last)
         finally:
+            self._write_in_progress()
             self._set_complete_to()
 
     def _begin(self) -> None:
@@ -171,7 +175,7 @@ class Registries:
             files.cut_last_line(self.results_path)
 
     def _take_failed_rows(self) -> None:
-        lines = self.in_progress_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.in_progress_path.read_text(encoding="utf-8", errors="replace").split("\n")
         for line in lines[1:]:
             try:
                 _, path, status, *_ = values(line)
@@ -251,23 +255,32 @@ class Registries:
     def _follow_topics(self, *, last: bool) -> None:
         with self._lock:
             wanted = self._catch_up_wanted
-            idle = self._catch_up is None or self._catch_up.ended
-            if idle and wanted is not None:
+            idle = self._run_has_begun and (self._catch_up is None or self._catch_up.ended)
+            if idle:
                 self._catch_up_wanted = None
-        if idle and wanted is not None and not last and self._names.clients is not None:
+        if idle and wanted is not None and self._names.clients is not None:
             names, clients = self._names, self._names.clients
             topics = (names.dead_letters_topic, names.results_topic)
             if self._catch_up and not self._catch_up.complete:
                 wanted = min(wanted, self._catch_up.since_ms)
             self._catch_up = CatchUp(self.results_path, clients, topics, names.group_id, wanted)
         if self._catch_up and not self._catch_up.ended:
-            missing = self._catch_up.turn(0.0 if last else CATCH_UP_TURN_S)
-            rows = [result_row(outcome) for outcome in missing if outcome.kind == "result"]
-            files.append(self.results_path, "".join(rows))
-            for outcome in missing:
-                self._note(outcome)
-            if self._catch_up.complete:
-                os.utime(self.results_path)
+            try:
+                self._add_missing(self._catch_up, CATCH_UP_LAST_S if last else CATCH_UP_TURN_S)
+            except OSError:
+                self._catch_up.give_up()
+                with self._lock:
+                    self._want_catch_up(self._catch_up.since_ms)
+                raise
+
+    def _add_missing(self, catch_up: CatchUp, limit_s: float) -> None:
+        missing = catch_up.turn(limit_s)
+        rows = [result_row(outcome) for outcome in missing if outcome.kind == "result"]
+        files.append(self.results_path, "".join(rows))
+        for outcome in missing:
+            self._note(outcome)
+        if catch_up.complete:
+            os.utime(self.results_path)
 
     def _set_complete_to(self) -> None:
         """Rule 4."""

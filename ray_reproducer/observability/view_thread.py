@@ -79,4 +79,5 @@ class ViewThread:
             except Exception as error:  # noqa: BLE001
                 if view.what not in self._failed:
                     self._failed.add(view.what)
-                    self._warn(f"{view.what}: {error}. The run goes on without; it is tried again, and said no more.")
+                    said = " ".join(str(error).split()).removesuffix(".")
+                    self._warn(f"{view.what}: {said}. The run goes on without; it is tried again, and said no more.")
