@@ -85,7 +85,13 @@ def launch(settings: PipelineSettings, ray_settings: RaySettings, views: ViewSet
     live = console.is_terminal and not (results and stdout.isatty())
     interval_s = math.inf if view_settings.update_s is None else view_settings.update_s
     display = Display(_title(settings), console, live=live, line_interval_s=interval_s)
-    seen = Views(view_settings, settings.extractor_name, settings.clients, _registry_names(settings), display.message)
+    seen = Views(
+        view_settings,
+        settings.extractor_name,
+        settings.clients,
+        _registry_names(settings, view_settings),
+        display.message,
+    )
     with display, seen, _log_records_shown(display, view_settings, seen.log_handlers), redirect_stdout(_RayTalk()):
         preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
@@ -230,14 +236,14 @@ def _title(settings: PipelineSettings) -> str:
     )
 
 
-def _registry_names(settings: PipelineSettings) -> RegistryNames:
+def _registry_names(settings: PipelineSettings, views: ViewSettings) -> RegistryNames:
     return RegistryNames(
         source_topic=settings.source_topic,
         results_topic=settings.results_topic,
         dead_letters_topic=settings.dead_letters_topic,
         group_id=settings.group_id,
         # What the embedded broker had in an earlier run ended with it.
-        clients=None if settings.embedded else settings.clients,
+        clients=settings.clients if views.catch_up and not settings.embedded else None,
     )
 
 

@@ -72,18 +72,20 @@ class CatchUp:
             ReproducerError: it can't go on, and has ended.
             OSError: the file can't be read.
         """
-        if len(self._written) > MAX_WRITTEN:
-            self.ended = True
-            self._written.clear()
-            raise PipelineError(
-                "results of earlier runs can't be looked for while so many are made; a new start does it"
-            )
         try:
-            records = self._read(time.monotonic() + limit_s)
+            if len(self._written) > MAX_WRITTEN:
+                raise PipelineError("so many results are made that those of earlier runs wait for the next start")
+            return self._missing(self._read(time.monotonic() + limit_s))
         except Exception:
-            self.ended = True
+            self.give_up()
             raise
-        return self._missing(records)
+
+    def give_up(self) -> None:
+        """End without being complete."""
+        self.ended = True
+        self.complete = False
+        self._written.clear()
+        self._told_perhaps.clear()
 
     def without_known(self, rows: Sequence[str]) -> list[str]:
         """Leave out the rows that were found missing, and are written, already."""
