@@ -76,9 +76,9 @@ def values(line: str) -> list[str | int]:
     try:
         fields = next(csv.reader([line], delimiter=";", strict=True))
         read = [ast.literal_eval(field) for field in fields]
-    except (StopIteration, SyntaxError, csv.Error) as error:
+    except (StopIteration, SyntaxError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"no row of a registry: {line[:200]!r}") from error
-    if not all(isinstance(value, (str, int)) for value in read):
+    if not read or not all(isinstance(value, (str, int)) for value in read):
         raise ValueError(f"no row of a registry: {line[:200]!r}")
     return read
 
