@@ -110,7 +110,7 @@ def test_rule_1_a_terminal_in_the_foreground_is_heard_and_in_the_background_is_n
                 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
                 os.tcsetpgrp(0, other)
                 answer.write_text("background")
-                wait_until(lambda: (tmp_path / "typed").exists(), DEADLINE_S, "something typed")
+                wait_until((tmp_path / "typed").exists, DEADLINE_S, "something typed")
                 os.tcsetpgrp(0, os.getpgrp())
                 wait_until(lambda: heard.words == ["check", "quit"], DEADLINE_S, "q")
                 os.kill(other, signal.SIGKILL)

@@ -25,7 +25,7 @@ def test_a_disk_that_fills_up_leaves_no_half_lines(tmp_path: Path, monkeypatch: 
     path = tmp_path / "a"
     files.append(path, "before\n")
     real = os.write
-    written = []
+    written: list[int] = []
 
     def fills_up(descriptor: int, data: bytes | memoryview) -> int:
         if written:

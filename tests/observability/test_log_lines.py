@@ -11,7 +11,7 @@ import pytest
 
 from ray_reproducer.observability.log_lines import LineBuffer, LogFile, log_line
 
-FORMAT = re.compile(r"\[Lab \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] WARNING: text")
+FORMAT = re.compile(r"\[test\.lab\.file \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] WARNING: text")
 
 
 def test_rule_1_the_format_is_the_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +26,9 @@ def test_rule_1_the_format_is_the_other_programs(monkeypatch: pytest.MonkeyPatch
 
 def test_levels_and_tracebacks(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "deep" / "Lab.log", logging.WARNING, "Lab")
-    logger = logging.Logger("Lab")
+    logger = logging.getLogger("test.lab.file")
     logger.addHandler(log.buffer)
+    logger.propagate = False
     logger.info("not this")
     logger.warning("text")
     try:
