@@ -6,29 +6,36 @@ Rules:
 2. The first Ctrl-C or SIGTERM: finish what is in flight, commit, leave. The second: leave now. The third: whatever
    Python does. Each says what it does. Whenever the program leaves, nothing is lost and nothing is done twice.
 3. A person who stopped one job of a multirun meant them all.
+4. ``q`` on stdin does what Ctrl-C does, ``c`` prints the counts, if there is anybody who types.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
+from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
-from ray_reproducer.observability.display import LINE_INTERVAL_S, Display
+from ray_reproducer.observability.console import ConsoleCommands
+from ray_reproducer.observability.display import Display
+from ray_reproducer.observability.registries import RegistryNames
 from ray_reproducer.observability.results import ResultsWriter
 from ray_reproducer.observability.summary import RunNames, summary
+from ray_reproducer.observability.view_settings import ViewSettings
+from ray_reproducer.observability.views import Views
 
 if TYPE_CHECKING:
     from ray_reproducer.actors.fleet import FleetMaker
@@ -75,9 +82,8 @@ class SpecialRun:
 def launch(
     settings: PipelineSettings,
     ray_settings: RaySettings,
+    views: ViewSettings | None = None,
     *,
-    line_interval_s: float = LINE_INTERVAL_S,
-    log_level: int = logging.WARNING,
     special: SpecialRun | None = None,
 ) -> int:
     """Run the pipeline until it is drained or stopped, and return the exit code.
@@ -85,8 +91,7 @@ def launch(
     Args:
         settings: what to do.
         ray_settings: which Ray to use; a Ray that this process is connected to already is used again.
-        line_interval_s: seconds between two lines of progress where stderr is no terminal.
-        log_level: log records below it are not shown.
+        views: what is shown of it, and where; None: on stderr only.
         special: what is different about this run; None: nothing.
 
     Raises:
@@ -96,20 +101,32 @@ def launch(
     from ray_reproducer.actors.fleet import Fleet
     from ray_reproducer.actors.stopping import StopFlag
 
+    view_settings = views or ViewSettings()
+    if view_settings.logs_dir is not None:
+        settings = replace(settings, registries=True)
     stop = StopFlag()
     stdout = sys.stdout
     console = Console(file=sys.stderr)
     results = ResultsWriter(stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
     live = console.is_terminal and not (results and stdout.isatty())
     title = special.title if special else _title(settings)
-    display = Display(title, console, live=live, line_interval_s=line_interval_s)
-    with display, _log_records_shown(display, log_level), redirect_stdout(_RayTalk()):
+    interval_s = math.inf if view_settings.update_s is None else view_settings.update_s
+    display = Display(title, console, live=live, line_interval_s=interval_s)
+    seen = Views(
+        view_settings,
+        settings.extractor_name,
+        settings.clients,
+        _registry_names(settings, view_settings),
+        display.message,
+    )
+    with display, seen, _log_records_shown(display, view_settings, seen.log_handlers), redirect_stdout(_RayTalk()):
         preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
         ray_cluster.connect(ray_settings)
-        with _Signals(stop, display):
-            observer = _Observer(display, results)
+        with _Requests(stop, seen.message) as requests, _console(view_settings, requests, display):
+            observer = _Observer(display, results, seen)
             done = supervisor.run(settings, observer, stop, special.make_fleet if special else Fleet)
+        seen.progress(done.progress)
     said, code = special.report(done) if special else (_last_words(settings, done), done.exit_code)
     sys.stderr.write(f"{said}\n")
     return code
@@ -121,17 +138,26 @@ def was_stopped() -> bool:
 
 
 class _Observer:
-    """Hands what the supervisor says to the display and to stdout."""
+    """Hands what the supervisor says to the display, to stdout, and to the other views."""
 
-    def __init__(self, display: Display, results: ResultsWriter | None) -> None:
-        self.progress: Callable[[Progress], None] = display.progress
-        self.message: Callable[[int, str], None] = display.message
+    def __init__(self, display: Display, results: ResultsWriter | None, views: Views) -> None:
+        self.message: Callable[[int, str], None] = views.message
+        self.open_files: Callable[[Sequence[OpenFile]], None] = views.open_files
+        self.restarted: Callable[[], None] = views.restarted
+        self._display = display
         self._results = results
+        self._views = views
+
+    def progress(self, progress: Progress) -> None:
+        """Show the counters."""
+        self._display.progress(progress)
+        self._views.progress(progress)
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Print committed outcomes, if that was asked for."""
+        """Print committed outcomes, if that was asked for, and register them."""
         if self._results is not None:
             self._results.write(outcomes)
+        self._views.outcomes(outcomes)
 
 
 class _ShowRecords(logging.Handler):
@@ -165,34 +191,55 @@ class _RayTalk(io.TextIOBase):
 
 
 @contextmanager
-def _log_records_shown(display: Display, level: int) -> Iterator[None]:
-    """Let the display alone show log records as long as this lasts."""
-    root = logging.getLogger()
-    before = root.handlers
-    root.handlers = [_ShowRecords(display, level)]
+def _log_records_shown(display: Display, views: ViewSettings, others: Sequence[logging.Handler]) -> Iterator[None]:
+    """Let the display and the other views alone have log records as long as this lasts."""
+    root, ours = logging.getLogger(), logging.getLogger("ray_reproducer")
+    before, level = root.handlers, ours.level
+    root.handlers = [_ShowRecords(display, views.log_stream_level), *others]
+    ours.setLevel(min(handler.level for handler in root.handlers))
     try:
         yield
     finally:
         root.handlers = before
+        ours.setLevel(level)
 
 
-class _Signals:
-    """Turns signals into requests to stop, as long as the context lasts."""
+def _console(views: ViewSettings, requests: _Requests, display: Display) -> ConsoleCommands:
+    def other(line: str) -> None:
+        display.message(logging.WARNING, f"{line!r} is no command: q stops the program, c prints its counts.")
 
-    def __init__(self, stop: StopFlag, display: Display) -> None:
+    return ConsoleCommands(views.console, lambda: requests.stop("q"), display.say_counts, other)
+
+
+class _Requests:
+    """Turns signals, and a person's commands, into requests to stop, as long as the context lasts."""
+
+    def __init__(self, stop: StopFlag, message: Callable[[int, str], None]) -> None:
         self._stop = stop
-        self._display = display
+        self._message = message
         self._received = 0
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Requests:
         # Only a process's main thread may; a program that runs us in another thread has signals of its own.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def stop(self, who: str) -> None:
+        """Ask for an end, the second time for an immediate one; more often is no more than that.
+
+        Args:
+            who: what to call the request on the screen.
+        """
+        self._received += 1
+        _stopped.set()
+        if self._received <= _MOST_REQUESTS:
+            self._request(who, self._received)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._received += 1
@@ -200,12 +247,12 @@ class _Signals:
         if self._received > _MOST_REQUESTS:
             raise KeyboardInterrupt
         # Not here: this runs between two instructions of the main thread, which may hold the locks that these need.
-        threading.Thread(target=self._request, args=(number, self._received), daemon=True).start()
-
-    def _request(self, number: int, received: int) -> None:
-        self._stop.request()
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self._display.message(logging.WARNING, f"{name}: {_ANSWERS[received]}")
+        threading.Thread(target=self._request, args=(name, self._received), daemon=True).start()
+
+    def _request(self, who: str, received: int) -> None:
+        self._stop.request()
+        self._message(logging.WARNING, f"{who}: {_ANSWERS[received]}")
 
 
 def _title(settings: PipelineSettings) -> str:
@@ -218,6 +265,17 @@ def _title(settings: PipelineSettings) -> str:
 def _last_words(settings: PipelineSettings, done: Summary) -> str:
     return summary(
         done.progress, done.seconds, _names(settings), stopped=done.stopped, upload_failures=done.upload_failures
+    )
+
+
+def _registry_names(settings: PipelineSettings, views: ViewSettings) -> RegistryNames:
+    return RegistryNames(
+        source_topic=settings.source_topic,
+        results_topic=settings.results_topic,
+        dead_letters_topic=settings.dead_letters_topic,
+        group_id=settings.group_id,
+        # What the embedded broker had in an earlier run ended with it.
+        clients=settings.clients if views.catch_up and not settings.embedded else None,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from ray_reproducer.core.errors import ConfigurationError, ExtractorError
 from ray_reproducer.error_report import guarded, ours
 from ray_reproducer.extractor_loading import prepare
 from ray_reproducer.launch import launch
+from ray_reproducer.observability.view_settings import ViewSettings
 from ray_reproducer.openmsistream_config import OpenMSIStreamConfig, read_config
 
 if TYPE_CHECKING:
@@ -35,9 +35,13 @@ def run_command_line(cls: type[MetadataJSONReproducer], args: Sequence[str] | No
         config = _config_of(reproducer)
         for note in _notes(reproducer, config):
             reproducer.logger.warning(note)
-        interval_s = float(reproducer.update_secs) if reproducer.update_secs > 0 else math.inf
-        level = reproducer.logger.getEffectiveLevel()
-        return launch(settings_of(reproducer, config), RaySettings(), line_interval_s=interval_s, log_level=level)
+        views = ViewSettings(
+            program_name=cls.__name__,
+            update_s=float(reproducer.update_secs) if reproducer.update_secs > 0 else None,
+            log_stream_level=reproducer.logger.getEffectiveLevel(),
+            console="terminal_or_pipe",
+        )
+        return launch(settings_of(reproducer, config), RaySettings(), views)
 
     return guarded(run, ours)
 

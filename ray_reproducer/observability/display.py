@@ -110,6 +110,11 @@ class Display:
             self._last_line_s = now_s
             self._print(_line(progress, rates, now_s - self._started_s))
 
+    def say_counts(self) -> None:
+        """Say where the run is, now."""
+        progress, rates = self._latest or (Progress(), Rates())
+        self._print(_line(progress, rates, self._clock() - self._started_s))
+
     def message(self, level: int, text: str) -> None:
         """Show a message; a flood of them is cut.
 
