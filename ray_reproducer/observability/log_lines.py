@@ -47,8 +47,11 @@ class LineBuffer(logging.Handler):
             self._keep(log_line(name, level, text, time.time()))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the line of a log record."""
-        self._keep(log_line(record.name, record.levelno, self.format(record), record.created))
+        """Keep the line of a log record; one that can't be formatted is shown on stderr, as logging does it."""
+        try:
+            self._keep(log_line(record.name, record.levelno, self.format(record), record.created))
+        except Exception:  # noqa: BLE001 - its arguments are anybody's
+            self.handleError(record)
 
     def take(self) -> tuple[list[str], int]:
         """Hand over the lines that are kept, and tell how many were left out before them."""

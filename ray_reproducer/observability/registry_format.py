@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import ast
 import csv
-import io
 import re
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 from ray_reproducer.core.outcome import Outcome
@@ -62,9 +62,7 @@ def header(columns: Sequence[str]) -> str:
 
 def row(values: Sequence[str | int]) -> str:
     """Return a row for some values, with its newline."""
-    line = io.StringIO()
-    csv.writer(line, delimiter=";", lineterminator="\n").writerow([repr(value) for value in values])
-    return line.getvalue()
+    return f"{';'.join([_field(value) for value in values])}\n"
 
 
 def values(line: str) -> list[str | int]:
@@ -90,8 +88,20 @@ def time_text(epoch_ms: int, otherwise_ms: int) -> str:
         epoch_ms: milliseconds since the epoch.
         otherwise_ms: what to write if that is no time (rule 3).
     """
-    known_ms = epoch_ms if 0 < epoch_ms < _END_OF_CLOCKS_MS else otherwise_ms
-    t = time.localtime(known_ms / 1000)
+    return _second_text((epoch_ms if 0 < epoch_ms < _END_OF_CLOCKS_MS else otherwise_ms) // 1000)
+
+
+def _field(value: str | int) -> str:
+    # What csv.writer does, in a third of its time: the repr of a value has no line breaks.
+    field = repr(value)
+    if '"' in field or ";" in field:
+        return '"' + field.replace('"', '""') + '"'
+    return field
+
+
+@lru_cache(maxsize=256)  # files that come together have the same times
+def _second_text(epoch_s: int) -> str:
+    t = time.localtime(epoch_s)
     day, month = _DAYS[t.tm_wday], _MONTHS[t.tm_mon - 1]
     return f"{day} {month} {t.tm_mday:02}, {t.tm_year} at {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
 

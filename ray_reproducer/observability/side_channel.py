@@ -101,7 +101,9 @@ class SideChannel:
         return self._producer
 
     def _on_error(self, error: KafkaError) -> None:
-        self._last_error = faults.text(error)
+        # "All brokers are down" says less than why.
+        if not self._last_error or not faults.is_vague(error):
+            self._last_error = faults.text(error)
 
     def _lost(self, reason: str) -> None:
         if not self._said:

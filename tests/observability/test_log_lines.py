@@ -56,6 +56,15 @@ def test_the_log_may_be_deleted_and_is_appended_to(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").endswith("WARNING: \\ud800 two\n")
 
 
+def test_a_record_that_can_not_be_formatted_reaches_nobody_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = LogFile(tmp_path / "Lab.log", logging.INFO, "Lab")
+    log.buffer.handle(logging.LogRecord("Lab", logging.ERROR, __file__, 1, "%d", ("no number",), None))
+    assert "Logging error" in capsys.readouterr().err
+    assert log.buffer.take() == ([], 0)
+
+
 def test_rule_2_a_flood_keeps_the_newest_and_says_how_many_are_missing(tmp_path: Path) -> None:
     buffer = LineBuffer(logging.INFO, 3)
     for number in range(5):

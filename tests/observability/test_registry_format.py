@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_reproducer.core.outcome import Facts, Outcome
+from ray_reproducer.observability import registry_format
 from ray_reproducer.observability.registry_format import (
     IN_PROGRESS_COLUMNS,
     RESULTS_COLUMNS,
@@ -80,11 +81,13 @@ def test_rule_1_names_that_would_break_a_row(name: str) -> None:
 def test_rule_2_times_are_english_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
+    registry_format._second_text.cache_clear()
     try:
         assert time_text(1_795_452_492_000, 0) == "Tue Nov 24, 2026 at 01:48:12"
     finally:
         monkeypatch.undo()
         time.tzset()
+        registry_format._second_text.cache_clear()
 
 
 @pytest.mark.parametrize("no_time", [0, -1, 2**62, -(2**62)])
