@@ -111,10 +111,10 @@ class Outcome:
     facts: Facts = NO_FACTS
 
     def without_record(self) -> Outcome:
-        """Return the same without the record's value, for those who only list and count."""
+        """Return the same without the record's value and the version, for those who only list and count."""
         # Not dataclasses.replace: this is done for every file, in the committer.
         failure, place = (self.reason, self.error, self.traceback), (self.partition, self.offset)
-        return Outcome(self.path, self.kind, self.key, b"", *failure, *place, self.facts)
+        return Outcome(self.path, self.kind, self.key, b"", *failure, *place, None, self.final, self.facts)
 
 
 @dataclass(frozen=True, slots=True)
