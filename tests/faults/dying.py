@@ -13,6 +13,8 @@ from tests.waiting import wait_until
 
 RESTART = 0.15
 """Weight of a fault that costs a start of Ray."""
+LOCAL = frozenset({"local"})
+"""What faults of Ray itself need: a Ray that the program has started."""
 
 
 class _KillOne(Fault):
@@ -81,7 +83,7 @@ class KillEverythingButDriver(Fault):
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
-        processes.kill([p for role in processes.ROLES for p in processes.find(rig.running(), role)])
+        processes.kill([p for role in processes.ROLES for p in rig.find(role)])
 
 
 @register
@@ -94,8 +96,9 @@ class KillDriver(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         rig.expect_end(-9)
-        family = processes.tree(rig.running())
-        processes.kill(family[:1])
+        driver = rig.find("driver")
+        family = [p for role in processes.ROLES for p in rig.find(role)]
+        processes.kill(driver)
         wait_until(
             lambda: not any(map(processes.is_alive, family)), RECOVERY_S, "the processes of a dead driver to end"
         )
@@ -107,11 +110,12 @@ class KillTree(Fault):
 
     name = "kill whole tree"
     weight = RESTART
+    needs = LOCAL
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         rig.expect_end(-9)
-        processes.kill(processes.tree(rig.running()))
+        processes.kill(rig.family())
 
 
 @register
@@ -120,6 +124,7 @@ class KillRaylet(Fault):
 
     name = "kill raylet"
     weight = RESTART
+    needs = LOCAL
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
@@ -134,11 +139,13 @@ class KillGcs(Fault):
 
     name = "kill gcs"
     weight = RESTART / 2
+    needs = LOCAL
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         rig.expect_end()
         processes.kill(rig.processes_of("gcs"))
+        wait_until(rig.has_ended, RECOVERY_S, "the program to notice that its Ray is gone")
 
 
 @register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import ClassVar, Final, TypeVar
 
@@ -12,13 +13,18 @@ FAULTS: Final[dict[str, type[Fault]]] = {}
 """Name -> fault; filled by :func:`register` when the modules with faults are imported (``tests.faults.catalogue``)."""
 
 
+FILES_AFTERWARDS: Final = 10
+"""What arrives when the fault has struck: whatever it broke is needed once more, and so is found out at once."""
+
+
 class Fault(ABC):
     """Something that goes wrong, once.
 
     Attributes:
         name: what it is called in tests and in the table of the soak.
         weight: how often the soak chooses it, relative to the others; small if it costs a start of Ray.
-        needs: features of the rig that it can't do without.
+        needs: features of the rig that it can't do without: ``exactly_once`` or ``at_least_once``, ``local`` (a Ray of
+            its own) or ``cluster``, and others that belong to the faults that need them.
         costly: files of kinds that cost a worker process, in the batch that it strikes.
     """
 
@@ -61,5 +67,7 @@ def strike(rig: Rig, fault: Fault, share: float, files: int = 40) -> Recovery:
     rig.is_spoilt = True  # until it has recovered
     batch = rig.put(files, fault.costly)
     rig.wait_for_share(batch, share)
+    began_s = time.monotonic()
     fault.strike(rig, batch)
-    return rig.recover()
+    rig.put(FILES_AFTERWARDS)
+    return rig.recover(began_s)

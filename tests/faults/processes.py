@@ -1,12 +1,10 @@
-"""Which processes a running program has, by what they do; only those that it started, never by a global name."""
+"""Which processes a program has, by what they do: only those that it or its cluster started, never by a global name."""
 
 from __future__ import annotations
 
 from typing import Final
 
 import psutil
-
-from tests.program import Program
 
 ROLES: Final = {
     "committer": "ray::CommitterActor",
@@ -19,28 +17,33 @@ _DAEMONS: Final = {"raylet": "raylet", "gcs": "gcs_server"}
 """Role -> name of its executable."""
 
 
-def tree(program: Program) -> list[psutil.Process]:
-    """Return the driver and all that descends from it; empty if the driver is gone."""
+def tree(pid: int) -> list[psutil.Process]:
+    """Return a process and all that descends from it; empty if it is gone."""
     try:
-        driver = psutil.Process(program.process.pid)
-        if driver.status() == psutil.STATUS_ZOMBIE:
+        root = psutil.Process(pid)
+        if root.status() == psutil.STATUS_ZOMBIE:
             return []
-        return [driver, *driver.children(recursive=True)]
+        return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
 
 
-def find(program: Program, role: str) -> list[psutil.Process]:
-    """Return the processes of a role, oldest first.
+def of_role(family: list[psutil.Process], role: str) -> list[psutil.Process]:
+    """Choose those of a role, oldest first.
 
     Args:
-        program: that started them.
-        role: ``driver``, ``raylet``, ``gcs``, or one of ``ROLES``.
+        family: some processes.
+        role: ``raylet``, ``gcs``, or one of ``ROLES``.
     """
-    processes = tree(program)
-    if role == "driver":
-        return processes[:1]
-    return sorted((process for process in processes if _is(process, role)), key=psutil.Process.create_time)
+    chosen = [(_age(process), process) for process in family if _is(process, role)]
+    return [process for _, process in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def _age(process: psutil.Process) -> float:
+    try:
+        return process.create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def _is(process: psutil.Process, role: str) -> bool:

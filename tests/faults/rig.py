@@ -32,6 +32,7 @@ from tests.faults.judge import Judge
 from tests.faults.plan import Batch, Plan
 from tests.faults.watching import PositionWatcher, RecordWatcher, ends
 from tests.program import Program, start_program
+from tests.ray_nodes import RayNodes
 from tests.topics import made_topics
 from tests.waiting import wait_until
 from tests.workload import Topic
@@ -44,6 +45,10 @@ WORK_S: Final = 0.03
 """How long the extractor takes for a file: a batch of 40 keeps two cores for more than half a second."""
 TIMEOUT_S: Final = 4.0
 """``extraction.timeout``: costs so much for each file that hangs."""
+TRANSACTION_TIMEOUT_MS: Final = 6_000
+"""So that the broker aborts by itself within a test's time."""
+RAY_GIVES_UP_S: Final = 10
+"""How long Ray's processes look for their control service before they end; 60 by default."""
 OBJECT_STORE_BYTES: Final = 150_000_000
 LOGS_KEPT: Final = 5
 """Logs of the program's last lives that are kept."""
@@ -59,7 +64,7 @@ class Recovery:
     """How the program got over a fault.
 
     Attributes:
-        seconds: from the fault's end to the last outcome of what was on the topic.
+        seconds: from the beginning of the fault to the last outcome of what was on the topic.
         starts: how often the program was started again.
     """
 
@@ -88,6 +93,7 @@ class Rig:
         features: what there is for faults that need it (``proxy``, ``own_broker``, ...).
         environment: added to the program's environment.
         broker: whatever the faults of the broker need.
+        nodes: the Ray cluster that the program runs on; None: it starts a Ray of its own.
     """
 
     directory: Path
@@ -99,6 +105,7 @@ class Rig:
     features: Collection[str] = frozenset()
     environment: dict[str, str] = field(default_factory=dict)
     broker: Any = None
+    nodes: RayNodes | None = None
 
     def __enter__(self) -> Rig:
         """Make the topics and the user's directory, and begin to watch; the program is not started yet."""
@@ -107,7 +114,7 @@ class Rig:
         self.source, self.results = f"test.faults.source.{unique}", f"test.faults.results.{unique}"
         self.dead_letters = f"{self.results}.dead_letters"
         self.group = f"test.faults.{unique}"
-        self.failpoints = self.directory / "failpoints"
+        self.failpoints = failpoints_directory(self.directory)
         self.failpoints.mkdir(parents=True)
         self._make_workspace()
         wanted = {self.source: PARTITIONS, self.results: RESULT_PARTITIONS, self.dead_letters: 1}
@@ -115,7 +122,7 @@ class Rig:
         self._topics.__enter__()
         self.topic = Topic(self.servers, self.source, PARTITIONS)
         self.plan = Plan(self.seed, PARTITIONS)
-        self.judge = Judge(_digest(), self.results, repeats_allowed=self.delivery == "at_least_once")
+        self.judge = Judge(digest_function(), self.results, repeats_allowed=self.delivery == "at_least_once")
         self.records = RecordWatcher(self.servers, {t: n for t, n in wanted.items() if t != self.source})
         self.positions = PositionWatcher(self.servers, self.group, self.source, PARTITIONS)
         self.program: Program | None = None
@@ -159,12 +166,17 @@ class Rig:
             f"group_id={self.group}",
             f"delivery={self.delivery}",
             "consumers=2",
-            "ray.num_cpus=2",
-            f"ray.object_store_memory={OBJECT_STORE_BYTES}",
+            *self._ray(),
             f"extraction.timeout={TIMEOUT_S}",
             "extraction.max_batch_files=8",
+            f"producer.transaction.timeout.ms={TRANSACTION_TIMEOUT_MS}",
             *self.overrides,
         ]
+
+    def _ray(self) -> list[str]:
+        if self.nodes is not None:
+            return ["ray=cluster", f"ray.address={self.nodes.address}"]
+        return ["ray.num_cpus=2", f"ray.object_store_memory={OBJECT_STORE_BYTES}"]
 
     def launch(self, *more: str) -> Program:
         """Start an instance of the program, and leave it alone."""
@@ -173,7 +185,12 @@ class Rig:
         self._logs.append(log)
         while len(self._logs) > LOGS_KEPT:
             self._logs.popleft().unlink()
-        environment = {failpoints.ENVIRONMENT_VARIABLE: str(self.failpoints), **self.environment}
+        environment = {
+            failpoints.ENVIRONMENT_VARIABLE: str(self.failpoints),
+            "RAY_gcs_rpc_server_reconnect_timeout_s": str(RAY_GIVES_UP_S),
+            **({"RAY_AUTH_MODE": "disabled"} if self.nodes else {}),
+            **self.environment,
+        }
         return start_program(self.workspace, log, *self.arguments(), *more, environment=environment)
 
     def start(self, *more: str) -> Program:
@@ -202,17 +219,22 @@ class Rig:
         """Whether the program is gone."""
         return self.running().process.poll() is not None
 
-    def process(self, role: str, deadline_s: float = RECOVERY_S) -> psutil.Process:
-        """The first process of a role (see ``processes``), waited for."""
-        return self.processes_of(role, deadline_s)[0]
+    def family(self) -> list[psutil.Process]:
+        """All processes of the program, the driver first; with those of the cluster, if it runs on one."""
+        return processes.tree(self.running().process.pid) + (self.nodes.processes() if self.nodes else [])
+
+    def find(self, role: str) -> list[psutil.Process]:
+        """The processes that have a role at present, oldest first: ``driver``, or see ``processes``."""
+        family = self.family()
+        return family[:1] if role == "driver" else processes.of_role(family, role)
 
     def processes_of(self, role: str, deadline_s: float = RECOVERY_S) -> list[psutil.Process]:
-        """All processes of a role; waited for until there is one."""
+        """The same, waited for until there is one."""
 
         def found() -> list[psutil.Process]:
             if self.has_ended():
                 raise UnexpectedEndError(self._end_text("while its processes were looked for"))
-            return processes.find(self.running(), role)
+            return self.find(role)
 
         return wait_until(found, deadline_s, f"a process of role {role}")
 
@@ -254,15 +276,19 @@ class Rig:
         until = time.monotonic() + seconds
         wait_until(lambda: time.monotonic() >= until or unless(), seconds + RECOVERY_S, "the end of a fault")
 
-    def recover(self, deadline_s: float = RECOVERY_S) -> Recovery:
+    def recover(self, since_s: float | None = None, deadline_s: float = RECOVERY_S) -> Recovery:
         """Wait until all is done, starting the program again where that was announced, and judge it (rule 1).
+
+        Args:
+            since_s: when the fault began (``time.monotonic()``), for saying how long it took; None: now.
+            deadline_s: how long it may take from now.
 
         Raises:
             AssertionError: something is missing after the deadline, or the judge has found something.
             UnexpectedEndError: the program has ended unannounced.
         """
         self.is_spoilt = True  # unless all goes well
-        began, starts_before = time.monotonic(), self.starts
+        began_s, starts_before = time.monotonic() if since_s is None else since_s, self.starts
 
         def all_there() -> bool:
             self.look()
@@ -274,7 +300,7 @@ class Rig:
         problems = len(self.judge.problems)
         try:
             wait_until(all_there, deadline_s, "the outcomes of all that is on the topic")
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - began_s
             wait_until(self._at_ends, deadline_s, "the committed positions to stand at the ends of the topic")
         except AssertionError as error:
             self.look()
@@ -314,7 +340,13 @@ class Rig:
         return "\n".join(self.running().err().splitlines()[-lines:])
 
 
-def _digest() -> Callable[[Any], dict[str, Any]]:
+def failpoints_directory(directory: Path) -> Path:
+    """Where a rig of this directory arms failpoints: processes that are started beforehand must know it, too."""
+    return directory / "failpoints"
+
+
+def digest_function() -> Callable[[Any], dict[str, Any]]:
+    """What the extractor gives for a good file: the very function of the user's module."""
     spec = importlib.util.spec_from_file_location("faults_my_lab", LAB)
     assert spec is not None
     assert spec.loader is not None

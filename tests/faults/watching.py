@@ -196,13 +196,14 @@ class PositionWatcher(_Watcher):
             history.append(position)
 
 
-def ends(servers: str, topic: str, partitions: int) -> dict[int, int]:
-    """Return where the partitions of a topic end.
+def ends(servers: str, topic: str, partitions: int, isolation: str = "read_uncommitted") -> dict[int, int]:
+    """Return where the partitions of a topic end, for readers of this isolation level.
 
     Raises:
         KafkaException: the broker does not answer.
     """
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "test.ends", "log_level": 0})
+    config = {"bootstrap.servers": servers, "group.id": "test.ends", "isolation.level": isolation, "log_level": 0}
+    consumer = Consumer(config)
     try:
         found: dict[int, int] = {}
         for partition in range(partitions):
@@ -213,3 +214,12 @@ def ends(servers: str, topic: str, partitions: int) -> dict[int, int]:
         return found
     finally:
         consumer.close()
+
+
+def has_open_transaction(servers: str, topic: str, partitions: int) -> bool:
+    """Whether a transaction is open that has written to a topic: readers with read_committed see less than is there.
+
+    Raises:
+        KafkaException: the broker does not answer.
+    """
+    return ends(servers, topic, partitions, "read_committed") != ends(servers, topic, partitions)
