@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,8 @@ from benchmarks import machine
 from benchmarks.broker import broker
 from soaking import report
 from soaking.run import Soak
+from tests.faults import broker_troubles
+from tests.faults.broker import PrivateBroker
 from tests.faults.rig import Rig
 
 _PLAIN_WIDTH = 120
@@ -31,11 +34,16 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     kept = args.keep or Path(tempfile.mkdtemp(prefix="soak-failures-"))
     began = time.monotonic()
-    with broker(args.dir) as server, tempfile.TemporaryDirectory(prefix="soak-", dir=args.dir) as directory:
+    with ExitStack() as stack:
+        server = stack.enter_context(broker(args.dir))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-", dir=args.dir))
+        disturbed = stack.enter_context(PrivateBroker(Path(directory) / "broker")) if args.broker_too else None
         described = machine.describe(server)
 
         def make_rig(where: Path) -> Rig:
             features = {args.delivery, "local"}
+            if disturbed is not None:
+                return broker_troubles.rig_with(disturbed, where, args.seed, args.delivery, features)
             return Rig(where, server.bootstrap_servers, args.seed, delivery=args.delivery, features=features)
 
         def say(text: str) -> None:
@@ -68,6 +76,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=1, help="what happens follows from it")
     parser.add_argument("--delivery", choices=DELIVERIES, default="exactly_once")
+    parser.add_argument(
+        "--broker-too", action="store_true", help="disturb the broker and the line to it, too: a second one is started"
+    )
     parser.add_argument("--faults", nargs="*", default=[], metavar="TEXT", help="only faults with this in their names")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table as plain text, too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where logs go after a failure")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
+from pathlib import Path
 from typing import ClassVar, Final
 
+from tests.faults.broker import PrivateBroker
 from tests.faults.fault import Fault, register
 from tests.faults.frames import Api
 from tests.faults.lines import OWN_BROKER, SHORTEST_S, broker_of, proxy_of
@@ -21,6 +24,21 @@ QUOTA_BYTES_PER_S: Final = 20_000.0
 OVERRIDES: Final = (f"producer.transaction.timeout.ms={TRANSACTION_TIMEOUT_S * 1000:.0f}",)
 """What such a rig adds to the program's command line."""
 _STEPS: Final = (Api.PRODUCE, Api.ADD_OFFSETS_TO_TXN, Api.TXN_OFFSET_COMMIT, Api.END_TXN)
+
+
+def rig_with(broker: PrivateBroker, directory: Path, seed: int, delivery: str, features: Collection[str]) -> Rig:
+    """Make a rig whose program goes through the broker's proxy; the broker is made well first."""
+    broker.recover()
+    return Rig(
+        directory,
+        broker.direct_servers,
+        seed,
+        overrides=OVERRIDES,
+        delivery=delivery,
+        program_servers=broker.servers,
+        features={*features, *OWN_BROKER},
+        broker=broker,
+    )
 
 
 @register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import dying, freezing, nodes, stopping, transactions
+from tests.faults import broker_troubles, dying, freezing, lines, nodes, stopping, transactions
 from tests.faults.fault import FAULTS
 
-__all__ = ["FAULTS", "dying", "freezing", "nodes", "stopping", "transactions"]
+__all__ = ["FAULTS", "broker_troubles", "dying", "freezing", "lines", "nodes", "stopping", "transactions"]

@@ -12,7 +12,7 @@ from ray_reproducer.core.errors import FencedError
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import TransactionalDelivery
 from tests.faults.broker import PrivateBroker
-from tests.faults.delivering import RECORDS, Delivering, expected
+from tests.faults.delivering import Delivering, expected
 from tests.faults.frames import Api
 from tests.faults.proxy import BOTH, Action, Conditions, Way
 from tests.kafka.reading import ignore, values
