@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from tests.faults import dying, freezing, nodes, stopping, transactions
+from tests.faults import broker_troubles, dying, freezing, lines, nodes, stopping, transactions
 from tests.faults.fault import FAULTS
 from tests.faults.stages import STAGES
 
-__all__ = ["FAULTS", "STAGES", "dying", "freezing", "nodes", "stopping", "transactions"]
+__all__ = [
+    "FAULTS",
+    "STAGES",
+    "broker_troubles",
+    "dying",
+    "freezing",
+    "lines",
+    "nodes",
+    "stopping",
+    "transactions",
+]

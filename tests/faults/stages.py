@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from ray_reproducer.kafka import failpoints
+from tests.faults import broker_troubles
+from tests.faults.broker import PrivateBroker
 from tests.faults.rig import OBJECT_STORE_BYTES, Rig, failpoints_directory
 from tests.ray_nodes import RayNodes
 
@@ -63,6 +65,17 @@ def at_least_once(directory: Path, servers: Callable[[], str], seed: int) -> Ite
     """A Ray of the program's own, and no transactions."""
     features = {"at_least_once", "local"}
     with Rig(directory, servers(), seed, delivery="at_least_once", features=features) as rig:
+        yield rig
+
+
+@stage("broker", share=4)
+def broker(directory: Path, servers: Callable[[], str], seed: int) -> Iterator[Rig]:
+    """A Ray of the program's own, transactions, and a broker of its own that misbehaves, behind a line that does."""
+    del servers
+    with (
+        PrivateBroker(directory / "broker") as own,
+        broker_troubles.rig_with(own, directory, seed, "exactly_once", {"exactly_once", "local"}) as rig,
+    ):
         yield rig
 
 
