@@ -28,6 +28,10 @@ def clearing(*places: tuple[int, int]) -> bytes:
     return text
 
 
+def _is_earlier(partition: int, offset: int, place: Place) -> bool:
+    return place.partition != partition or place.offset < offset
+
+
 def live(records: Sequence[Record]) -> list[Place]:
     letters = LiveLetters()
     for record in records:
@@ -85,10 +89,6 @@ def test_letters_come_in_the_order_of_their_times_and_unwanted_ones_are_not_kept
     assert [letter.letter.path for letter in letters] == ["b", "a"]
 
 
-def comes_before(here: Place, place: Place) -> bool:
-    return place.partition != here.partition or place.offset < here.offset
-
-
 @given(st.data())
 def test_rule_4_the_order_in_which_partitions_are_read_does_not_matter(data: st.DataObject) -> None:
     """Letters and clearing records on three partitions, interleaved in two ways."""
@@ -98,8 +98,7 @@ def test_rule_4_the_order_in_which_partitions_are_read_does_not_matter(data: st.
         records: list[Record] = []
         for offset in range(data.draw(st.integers(0, 6))):
             # What clears comes after what it clears: a later offset, or another partition.
-            here = Place(partition, offset)
-            earlier = places.filter(partial(comes_before, here))
+            earlier = places.filter(partial(_is_earlier, partition, offset))
             clears = data.draw(st.none() | st.lists(earlier, min_size=1, max_size=3).map(lambda ps: clearing(*ps)))
             body = data.draw(st.sampled_from(BODIES))
             records.append((Place(partition, offset), data.draw(st.sampled_from(["k", "l"])), body, clears))

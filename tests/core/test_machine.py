@@ -707,20 +707,3 @@ def test_progress_counts_each_file_where_it_is() -> None:
     assert (progress.messages_read, progress.bytes_read) == (3, 27)
     assert (progress.files_incomplete, progress.files_in_flight, progress.files_waiting) == (1, 1, 1)
     assert (progress.outcomes_pending, progress.lag_messages, progress.broker_trouble) == (1, 5, "away")
-
-
-# ---------------------------------------------------------------- replays
-
-
-def test_a_file_that_fails_again_in_a_replay_counts_its_attempts_on() -> None:
-    program = Program()
-    tried, new = a_version("tried"), a_version("new")
-    starts = {0: PartitionStart(0)}
-    program.machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, SLOW_COMMITS, Moment(0.0, 0.0), {tried.id: 4})
-    program.handle(SlotsChanged(1))
-    for version in (tried, new):
-        (start,) = of_kind(StartTask, program.chunks(version, 1))
-        program.answer(start.task, Failure("extractor_raised", "no", attempts=2))
-    (commit,) = of_kind(Commit, program.tick())
-    assert commit.versions == (tried.id, new.id)
-    assert [json.loads(outcome.value)["attempts"] for outcome in commit.outcomes] == [6, 2]
