@@ -283,3 +283,17 @@ def test_segment_ids_of_consumers_never_meet() -> None:
             taken.message(0, offset, message(version(f"f{offset}")), 0)
             ids += flushed(taken).segments
     assert len(set(ids)) == 15
+
+
+# ---------------------------------------------------------------- rule 6
+
+
+def test_rule_6_where_some_versions_are_wanted_all_else_is_filtered_out() -> None:
+    wanted = version("a", 2)
+    taken = Intake(0, {0: PartitionStart(0)}, only={wanted.id})
+    for offset, value in enumerate([message(wanted), message(version("b")), b"junk", None, message(wanted, 2)]):
+        taken.message(0, offset, value, 0)
+    delivery = flushed(taken).delivery
+    assert [(receipt.version, receipt.offsets) for receipt in delivery.receipts] == [(wanted, (0, 4))]
+    assert (delivery.poison, delivery.filtered, delivery.messages) == ((), 3, 5)
+    assert delivery.ranges == ((0, 0, 5),)
