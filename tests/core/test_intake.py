@@ -263,6 +263,15 @@ def test_files_of_several_chunks_have_segments_of_their_own_sorted_by_place() ->
     assert of_other.slice.segment != of_big.slice.segment
 
 
+def test_an_empty_file_may_be_the_first_one() -> None:
+    taken = intake()
+    taken.message(0, 0, message(version("empty"), size=0), 0)
+    taken.message(0, 1, message(version("full")), 0)
+    flush = flushed(taken)
+    assert [receipt.size_bytes for receipt in flush.delivery.receipts] == [0, 10]
+    assert len(flush.segments) == 1
+
+
 def test_one_chunk_files_share_a_segment_up_to_its_limit() -> None:
     taken = intake()
     size = SHARED_SEGMENT_BYTES // 4
