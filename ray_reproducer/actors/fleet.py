@@ -85,7 +85,7 @@ class Fleet:
         """
         settings = self._settings
         slots = ray_cluster.slots(settings.extraction.num_cpus)
-        if slots == 0 and not ray_cluster.cpus():
+        if not ray_cluster.is_alive():
             raise PipelineError("Ray has no machine that is alive", hint="Look at it with `ray status`.")
         if slots == 0 and ray_cluster.is_local():
             raise ConfigurationError(

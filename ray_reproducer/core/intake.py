@@ -7,9 +7,9 @@ Rules:
    filtered out (by their path, or because only some file versions are wanted), were done before, or are gaps that are
    never delivered.
 2. Offsets of a partition only grow.
-3. An offset that the committed metadata calls done is passed over. If it holds a whole file in one chunk, the id of that
-   is handed on, so that later repeats of it are known for what they are. Of a file in several chunks it does not say
-   that the *file* is done: it may have been given up, and what comes of it later is to be done.
+3. An offset that the committed metadata calls done is passed over. If it holds a whole file in one chunk, the id of
+   that is handed on, so that later repeats of it are known for what they are. Of a file in several chunks it does not
+   say that the *file* is done: it may have been given up, and what comes of it later is to be done.
 4. A message that is no chunk never stops anything: it becomes poison, with its reason and the beginning of its value.
 5. A flush carries everything that was taken since the last one.
 6. It also says how far in time each partition was read: that is what tells a file whose rest is late from one whose

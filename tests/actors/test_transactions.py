@@ -20,6 +20,7 @@ A, B, C = (bytes([number]) * 12 for number in range(3))
 RESULT = Outcome("a", "result", "key a", b"{}")
 LETTER = Outcome("b", "dead_letter", "key b", b"why", "timeout", "slow")
 FRESH = Outcome("c", "dead_letter", "key c", b"new", "timeout", "slow")
+TAG = bytes(8)
 
 
 class FakeDelivery:
@@ -45,7 +46,7 @@ class FakeDelivery:
 def carried_out(delivery: FakeDelivery, clears: Clears | None = None) -> Event | Exception:
     """How a transaction with three outcomes ended."""
     reports: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
-    thread = TransactionThread(delivery, "results", "letters", reports.put, clears)
+    thread = TransactionThread(delivery, "results", "letters", TAG, reports.put, clears)
     thread.start()
     thread.submit(Commit((A, B, C), (RESULT, LETTER, FRESH), {0: PartitionCommit(7, "text")}))
     report = reports.get(timeout=ANSWER_S)
