@@ -16,6 +16,8 @@ from typing import Final
 
 import psutil
 
+from tests.waiting import wait_until
+
 PORTS: Final = (
     "port",
     "dashboard-port",
@@ -28,6 +30,7 @@ PORTS: Final = (
 """Ports of a head; all must be its own."""
 HEAD_ONLY: Final = ("port", "dashboard-port", "ray-client-server-port")
 END_DEADLINE_S: Final = 180.0
+START_DEADLINE_S: Final = 180.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,6 +58,13 @@ class Node:
     """One node: `ray start --block` and what it started."""
 
     process: subprocess.Popen[bytes]
+    log: Path
+
+    def is_up(self) -> bool:
+        """Whether it belongs to the cluster by now."""
+        said = self.log.read_text()
+        assert self.process.poll() is None, said
+        return "Ray runtime started" in said
 
     def processes(self) -> list[psutil.Process]:
         """All of it, from its root; empty if it is gone."""
@@ -111,6 +121,11 @@ class RayNodes:
         self.nodes.append(node)
         return node
 
+    def wait(self) -> None:
+        """Wait until all nodes belong to the cluster."""
+        for node in (self.head, *self.nodes):
+            wait_until(node.is_up, START_DEADLINE_S, f"a node of the cluster at {self.address}")
+
     def kill(self, node: Node) -> None:
         """Let a node die."""
         self.nodes.remove(node)
@@ -130,8 +145,9 @@ class RayNodes:
         command = [self._ray, "start", "--block", "--node-ip-address=127.0.0.1", *arguments]
         command.append(f"--object-store-memory={self._object_store_bytes}")
         self._started += 1
-        with (self.directory / f"start{self._started}.txt").open("w") as log:
+        path = self.directory / f"start{self._started}.txt"
+        with path.open("w") as log:
             process = subprocess.Popen(
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        return Node(process)
+        return Node(process, path)

@@ -87,6 +87,8 @@ class Fleet:
         """
         settings = self._settings
         slots = ray_cluster.slots(settings.extraction.num_cpus)
+        if not ray_cluster.is_alive():
+            raise PipelineError("Ray has no machine that is alive", hint="Look at it with `ray status`.")
         if slots == 0 and ray_cluster.is_local():
             raise ConfigurationError(
                 f"extraction.num_cpus={settings.extraction.num_cpus:g} is more than the {ray_cluster.cpus():g} cores "

@@ -117,7 +117,7 @@ def revive() -> bool:
         PipelineError: it can't be started.
     """
     settings = _started.settings
-    if settings is None or any(node["Alive"] for node in ray.nodes()):
+    if settings is None or is_alive():
         return False
     # Starting Ray replaces the handler of SIGTERM.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -127,6 +127,11 @@ def revive() -> bool:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return True
+
+
+def is_alive() -> bool:
+    """Whether Ray has a machine at all: without one it has died, as a whole."""
+    return any(node["Alive"] for node in ray.nodes())
 
 
 def is_local() -> bool:

@@ -170,8 +170,7 @@ class _Supervision:
                 return self._progress
             finally:
                 fleet.end()
-            self._earlier = self._progress
-            self._observer.restarted()
+            self._begin_anew()
 
     def _wait_for_broker(self, error: BrokerError) -> None:
         """Rule 2: go on waiting, unless the run has never begun, or a topic is gone that is not to come back."""
@@ -197,6 +196,11 @@ class _Supervision:
                 hint="What is committed is safe. Start again to go on from there.",
             ) from error
         self._warn(f"A part of the program was lost ({text}); it goes on from what is committed.")
+
+    def _begin_anew(self) -> None:
+        """Prepare for the next life, after the last one has ended."""
+        self._earlier = self._progress
+        self._observer.restarted()
         if ray_cluster.revive():
             self._warn("Ray itself had died on this machine; it was started again.")
         if self._fruitless:

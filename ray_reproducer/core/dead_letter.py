@@ -14,6 +14,8 @@ The value is a JSON object (:mod:`outcome` writes it). Schema version 1:
 ``file.n_chunks``    in how many chunks the content was cut; absent if the first letter was too large
 ``file.mtime``       seconds since the epoch, or null; absent if the first letter was too large
 ``file.missing``     of a file that stayed incomplete: [first, last] of the chunks that are not there, from 1
+``file.chunks_missing``
+                     of such a file: how many these are, also where ``missing`` was too long to list them all
 ``source.topic``     the source topic
 ``source.topic_id``  its id in hexadecimal: another topic of the same name has another id
 ``source.offsets``   partition (a string) -> list of inclusive [first, last] ranges of offsets

@@ -255,10 +255,10 @@ class Intake:
 
     def _shared_groups(self) -> list[list[_Taken]]:
         groups: list[list[_Taken]] = []
-        size = SHARED_SEGMENT_BYTES
+        size = 0
         for taken in self._single:
             length = len(taken.chunk.data)
-            if size + length > SHARED_SEGMENT_BYTES:
+            if not groups or size + length > SHARED_SEGMENT_BYTES:
                 groups.append([])
                 size = 0
             groups[-1].append(taken)

@@ -14,10 +14,13 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ray_reproducer.core.errors import BrokerError, MetadataTooLargeError
 from ray_reproducer.kafka import failpoints, faults
-from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
+from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consumer
 
 _READ_TIMEOUT_S: Final = 5.0
 """One try to read the positions; tries go on until one succeeds. While a transaction is open the read waits."""
+_DEAD_AFTER_MS: Final = 10_000
+"""A connection that has not answered for so long is given up, in milliseconds. The library's own limit, a minute, is
+for large answers; these are small."""
 _MEMBERS: Final = frozenset(
     (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
 )
@@ -55,7 +58,8 @@ class GroupOffsets:
         self._health = health
         self._last_error: KafkaError | None = None
         self._wait = wait
-        self._consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), self._on_error)
+        ours: dict[str, Value] = {"group.id": group_id, "socket.timeout.ms": _DEAD_AFTER_MS}
+        self._consumer = open_consumer(clients.for_consumer(**ours), self._on_error)
 
     def membership(self) -> Any:
         """What a transactional producer needs to commit for this group."""

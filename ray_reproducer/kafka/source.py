@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
+from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.kafka import faults
 from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consumer
 
@@ -132,6 +133,9 @@ class Source:
         """Return what comes next, or None after ``timeout_s`` without anything.
 
         A ``Message`` is a message without error: its ``value()`` makes a copy, so call it once.
+
+        Raises:
+            BrokerError: the broker does not let us read the topic (any more).
         """
         message = self._consumer.poll(timeout_s)
         if message is None:
@@ -164,6 +168,11 @@ class Source:
         if error.code() == faults.OFFSET_GONE and partition is not None and offset is not None:
             self._lost[partition] = offset
             return self._resume_lost()
+        if faults.is_forbidden(error):
+            raise BrokerError(
+                f"not allowed to read the topic {self._topic}: {faults.text(error)}",
+                hint=f"Grant READ on the topic {self._topic}.",
+            )
         self._health.on_error(error)
         return None
 

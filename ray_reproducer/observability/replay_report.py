@@ -50,8 +50,7 @@ def plan_lines(plan: ReplayPlan, extractor: str, source_topic: str) -> Iterator[
     line = f"{extractor}: {count(len(plan.files), 'file')} to replay, "
     line += f"{count(plan.messages, 'message')} of {source_topic} to read"
     if plan.refusals:
-        reasons = Counter(refusal.why for refusal in plan.refusals)
-        why = ", ".join(f"{number:,}: {reason}" for reason, number in reasons.most_common())
+        why = ", ".join(f"{number:,}: {why}" for why, number in _frequent(refusal.why for refusal in plan.refusals))
         line += f"; {count(len(plan.refusals), 'file')} can't be replayed ({why})"
     yield printable(f"{line}.")
     for refusal in plan.refusals[:MAX_NAMED]:
@@ -78,9 +77,9 @@ def nothing_lines(
         yield f"No live dead letters on {dead_letters_topic}."
         return
     yield f"None of the {count(len(live), 'failed file')} on {dead_letters_topic} matches."
-    reasons = Counter(file.newest.reason for file in live if extractor in ("", file.newest.extractor))
+    reasons = _frequent(file.newest.reason for file in live if extractor in ("", file.newest.extractor))
     if reasons:
-        found = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+        found = ", ".join(f"{number:,} {reason}" for reason, number in reasons)
         yield printable(f"  There are: {found}. --list shows them.")
     for name, number in others.items():
         yield printable(f"  {count(number, 'file')} failed in another extractor: replay.extractor={name}")
@@ -162,6 +161,11 @@ def print_files(console: Console, files: Sequence[FailedFile]) -> None:
     if len(files) > len(shown):
         text = f"... and {len(files) - len(shown):,} older ones: narrow it down with replay.until and the like"
         console.print(Text(text), soft_wrap=True)
+
+
+def _frequent(words: Iterable[str]) -> list[tuple[str, int]]:
+    """Count words: the most frequent one first, those that are equally frequent by name."""
+    return sorted(Counter(words).items(), key=lambda item: (-item[1], item[0]))
 
 
 def _print_group(console: Console, files: Sequence[FailedFile]) -> None:

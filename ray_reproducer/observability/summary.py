@@ -137,8 +137,9 @@ def _dead_letters(progress: Progress, names: RunNames) -> Iterator[str]:
     if not names.servers:
         yield "  The embedded broker is gone with them: run.print_results=true shows each with its error."
         return
-    server = names.servers.partition(",")[0]
+    topic, servers = shlex.quote(names.dead_letters_topic), shlex.quote(names.servers)
     yield (
-        f"  Look at them: kafka-console-consumer.sh --bootstrap-server {shlex.quote(server)} "
-        f"--topic {shlex.quote(names.dead_letters_topic)} --from-beginning --isolation-level read_committed"
+        f"  Look at them: python -m ray_reproducer.replay --list topics.dead_letters={topic} "
+        f"kafka.bootstrap.servers={servers}"
     )
+    yield "  Its --help says how to run them again, when the reason is gone."

@@ -263,6 +263,15 @@ def test_files_of_several_chunks_have_segments_of_their_own_sorted_by_place() ->
     assert of_other.slice.segment != of_big.slice.segment
 
 
+def test_an_empty_file_may_be_the_first_one() -> None:
+    taken = intake()
+    taken.message(0, 0, message(version("empty"), size=0), 0)
+    taken.message(0, 1, message(version("full")), 0)
+    flush = flushed(taken)
+    assert [receipt.size_bytes for receipt in flush.delivery.receipts] == [0, 10]
+    assert len(flush.segments) == 1
+
+
 def test_one_chunk_files_share_a_segment_up_to_its_limit() -> None:
     taken = intake()
     size = SHARED_SEGMENT_BYTES // 4
@@ -283,3 +292,17 @@ def test_segment_ids_of_consumers_never_meet() -> None:
             taken.message(0, offset, message(version(f"f{offset}")), 0)
             ids += flushed(taken).segments
     assert len(set(ids)) == 15
+
+
+# ---------------------------------------------------------------- rule 6
+
+
+def test_rule_6_where_some_versions_are_wanted_all_else_is_filtered_out() -> None:
+    wanted = version("a", 2)
+    taken = Intake(0, {0: PartitionStart(0)}, only={wanted.id})
+    for offset, value in enumerate([message(wanted), message(version("b")), b"junk", None, message(wanted, 2)]):
+        taken.message(0, offset, value, 0)
+    delivery = flushed(taken).delivery
+    assert [(receipt.version, receipt.offsets) for receipt in delivery.receipts] == [(wanted, (0, 4))]
+    assert (delivery.poison, delivery.filtered, delivery.messages) == ((), 3, 5)
+    assert delivery.ranges == ((0, 0, 5),)

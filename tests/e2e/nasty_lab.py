@@ -258,6 +258,13 @@ def nasty_crash_descriptors(datafile: Any, pids: Path) -> dict[str, Any]:
     return {}
 
 
+def nasty_crash_ray(datafile: Any, pids: Path) -> dict[str, Any]:
+    import ray
+
+    ray.shutdown()
+    return {}
+
+
 def nasty_memory_eat(datafile: Any, pids: Path) -> dict[str, Any]:
     eaten = []
     for _ in range(MEMORY_STEPS):

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.admin._scram import (
     ScramCredentialInfo,
@@ -162,6 +163,17 @@ class PrivateBroker:
 
         wait_until(ready, ANSWER_S, f"the topic {name}")
         return name
+
+    def configure_topic(self, name: str, **config: str | None) -> None:
+        """Change settings of a topic (dotted names); None takes one away."""
+        admin = self.admin
+        set_, delete = AlterConfigOpType.SET, AlterConfigOpType.DELETE
+        entries = [
+            ConfigEntry(key, value or "", incremental_operation=delete if value is None else set_)
+            for key, value in config.items()
+        ]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
+        admin.incremental_alter_configs([resource])[resource].result(ANSWER_S)
 
     def fill_disk(self) -> None:
         """Let it extend no file any more: what it writes fails, as on a disk that is full."""

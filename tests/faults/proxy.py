@@ -91,7 +91,7 @@ class Interception:
         times: to so many of them, then no more.
         then: called before the action, in the proxy's thread, so it must not call the proxy: the moment to kill a
             broker at.
-        hits: how many it was done to so far.
+        hits: how many it was done to so far; counted when ``then`` has returned.
         delivered: how many of the delayed went on; of ``STRAY``: how many the broker has answered since.
     """
 
@@ -302,9 +302,9 @@ class _Connection:
         interception = self._intercepted(way, frame) if self.proxy.kafka else None
         if interception is None:
             return True
-        interception.hits += 1
         if interception.then is not None:
             interception.then()
+        interception.hits += 1
         if interception.action is Action.CUT:
             raise _CutError
         if interception.action is Action.LOSE:

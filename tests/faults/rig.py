@@ -115,7 +115,7 @@ class Rig:
         self.dead_letters = f"{self.results}.dead_letters"
         self.group = f"test.faults.{unique}"
         self.failpoints = failpoints_directory(self.directory)
-        self.failpoints.mkdir(parents=True)
+        self.failpoints.mkdir(parents=True, exist_ok=True)
         self._make_workspace()
         wanted = {self.source: PARTITIONS, self.results: RESULT_PARTITIONS, self.dead_letters: 1}
         self._topics = made_topics(self.servers, wanted)

@@ -11,13 +11,12 @@ from tests.faults.rig import Rig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
-FEATURES = frozenset({"at_least_once", "local"})
 ANY_DELIVERY = ("kill committer", "kill consumer 1", "kill at produce.before", "kill at produce.after")
 ITS_OWN = [name for name, fault in FAULTS.items() if "at_least_once" in fault.needs]
 
 
 def the_rig(rigs: Rigs) -> Rig:
-    return rigs.shared("at least once", features=FEATURES, delivery="at_least_once")
+    return rigs.shared("at_least_once")
 
 
 def test_without_a_crash_nothing_is_there_twice(rigs: Rigs) -> None:

@@ -17,7 +17,7 @@ FEATURES = frozenset({"exactly_once", "local"})
 
 
 def test_without_a_fault_all_is_well(rigs: Rigs) -> None:
-    rig = rigs.shared("exactly once", features=FEATURES)
+    rig = rigs.shared("local")
     rig.put(60, costly=3)
     assert rig.recover().starts == 0
     assert rig.judge.tally.is_clean
@@ -25,6 +25,6 @@ def test_without_a_fault_all_is_well(rigs: Rigs) -> None:
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.needs <= FEATURES])
 def test_nothing_is_lost_and_nothing_is_there_twice(name: str, rigs: Rigs) -> None:
-    rig = rigs.shared("exactly once", features=FEATURES)
+    rig = rigs.shared("local")
     strike(rig, FAULTS[name](), share=0.4)
     assert rig.judge.tally.is_clean

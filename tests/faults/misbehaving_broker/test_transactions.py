@@ -12,7 +12,7 @@ from ray_reproducer.core.errors import FencedError
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import TransactionalDelivery
 from tests.faults.broker import PrivateBroker
-from tests.faults.delivering import RECORDS, Delivering, expected
+from tests.faults.delivering import Delivering, expected
 from tests.faults.frames import Api
 from tests.faults.proxy import BOTH, Action, Conditions, Way
 from tests.kafka.reading import ignore, values
@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 TRANSACTION_TIMEOUT_S = 5.0
 HITS_S = 30.0
 """How long it may take until a request of the wanted kind comes by."""
-SETTINGS = {"transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000), "socket.timeout.ms": 2000}
+SETTINGS = {"transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000)}
+DEAD_AFTER_MS = 2000
 """So that what takes a minute by default takes seconds."""
 
 
@@ -36,7 +37,8 @@ def name() -> str:
 @pytest.fixture
 def clients(private_broker: PrivateBroker) -> ClientConfigs:
     """Settings of the program under test: through the proxy."""
-    return ClientConfigs.from_settings({"bootstrap.servers": private_broker.servers}, producer=SETTINGS)
+    common = {"bootstrap.servers": private_broker.servers, "socket.timeout.ms": DEAD_AFTER_MS}
+    return ClientConfigs.from_settings(common, producer=SETTINGS)
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_a_client_library_that_forgets_the_coordinator_and_never_answers_is_left
 ) -> None:
     # librdkafka issues 5511 and 5456; see kafka/client_config.py.
     forgetful = ClientConfigs.from_settings(
-        {"bootstrap.servers": private_broker.servers},
+        {"bootstrap.servers": private_broker.servers, "socket.timeout.ms": DEAD_AFTER_MS},
         producer={**SETTINGS, "metadata.recovery.strategy": "rebootstrap"},
     )
     with Delivering(forgetful, name, *topics) as stream:
@@ -114,21 +116,22 @@ def test_a_reply_that_is_lost_while_a_new_instance_takes_over(
 
 
 def test_a_late_copy_of_a_commit_does_not_commit_the_next_transaction(
-    private_broker: PrivateBroker, clients: ClientConfigs, name: str, topics: tuple[str, str], truth: ClientConfigs
+    private_broker: PrivateBroker, stream: Delivering, topics: tuple[str, str], truth: ClientConfigs
 ) -> None:
     proxy = private_broker.proxy
-    with Delivering(clients, name, *topics) as stream:
-        stream.goes_on()
-        with proxy.intercepting(Api.END_TXN, Way.TO_BROKER, Action.STRAY, delay_s=1.5) as stray:
-            wait_until(lambda: stray.hits, HITS_S, "a commit")
-            first = stream.committed + RECORDS  # decided: by then it is committed, through another connection
-            with proxy.intercepting(Api.END_TXN, Way.TO_BROKER, Action.DELAY, delay_s=3.0, times=2) as held:
-                wait_until(lambda: stray.delivered, HITS_S, "the late copy's answer")
-                assert held.hits > held.delivered, "no transaction was open when the late copy came"
-                assert values(truth, topics[1]) == expected(stream.committed)
-                assert stream.committed >= first - RECORDS
-                stream.goes_on()
-        assert stream.finish() == values(truth, topics[1])
+    with proxy.intercepting(Api.END_TXN, Way.TO_BROKER, Action.STRAY, delay_s=2.0) as stray:
+        wait_until(lambda: stray.hits, HITS_S, "a commit whose connection breaks")
+        first = stream.committed
+        wait_until(lambda: stream.committed > first, HITS_S, "the same commit through another connection")
+        with proxy.intercepting(Api.END_TXN, Way.TO_BROKER, Action.DELAY, delay_s=4.0) as held:
+            wait_until(lambda: held.hits, HITS_S, "the next transaction's commit")
+            assert not stray.delivered
+            wait_until(lambda: stray.delivered, HITS_S, "the late copy's answer")
+            assert not held.delivered, "no transaction was open when the late copy came"
+            assert values(truth, topics[1]) == expected(stream.committed)
+            wait_until(lambda: held.delivered, HITS_S, "the next transaction's commit to arrive")
+    stream.goes_on()
+    assert stream.finish() == values(truth, topics[1])
 
 
 WAYS = {
