@@ -29,6 +29,7 @@ from ray_reproducer.actors.committed_place import partition_start
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
 from ray_reproducer.actors.transactions import TransactionThread
+from ray_reproducer.actors.worker_log import Said
 from ray_reproducer.core.errors import (
     PipelineError,
     ReproducerError,
@@ -70,6 +71,8 @@ TICK_S: Final = 0.05
 """How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
 FAILURES_KEPT: Final = 200
 """Dead letters whose errors wait to be fetched for the log; what comes beyond is only counted."""
+SAID_KEPT: Final = 1_000
+"""Log records of workers that wait to be fetched, at most 4 MB in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +114,14 @@ class News:
         progress: counters of this moment.
         outcomes: those committed since the last time, if they are collected; else the dead letters among them.
         messages: things that are worth a line in the log.
+        said: what was logged in workers; of a flood, the latest.
         finished: everything is done, ``run`` is about to return.
     """
 
     progress: Progress = field(default_factory=Progress)
     outcomes: tuple[Outcome, ...] = ()
     messages: tuple[str, ...] = ()
+    said: tuple[Said, ...] = ()
     finished: bool = False
 
 
@@ -134,6 +139,7 @@ class CommitterActor:
         self._lock = threading.Lock()
         self._outcomes: deque[Outcome] = deque(maxlen=None if settings.collect_outcomes else FAILURES_KEPT)
         self._messages: deque[str] = deque(maxlen=FAILURES_KEPT)
+        self._said: deque[Said] = deque(maxlen=SAID_KEPT)
         self._troubles: dict[str, str] = {}
         self._high_watermarks: dict[int, int] = {}
         self._ended = False
@@ -238,10 +244,11 @@ class CommitterActor:
     def news(self) -> News:
         """Return what has happened since the last call."""
         with self._lock:
-            outcomes, messages = tuple(self._outcomes), tuple(self._messages)
+            outcomes, messages, said = tuple(self._outcomes), tuple(self._messages), tuple(self._said)
             self._outcomes.clear()
             self._messages.clear()
-            return News(self._progress, outcomes, messages, self._finished)
+            self._said.clear()
+            return News(self._progress, outcomes, messages, said, self._finished)
 
     # ------------------------------------------------------------ events
 
@@ -264,6 +271,9 @@ class CommitterActor:
         error = future.exception()
         if error is None:
             answer: TaskAnswer = future.result()
+            if answer.said:
+                with self._lock:
+                    self._said.extend(answer.said)
             self._inbox.put(TaskFinished(task, answer.answers, answer.seconds))
             return
         cause = _crash_cause(error)

@@ -21,12 +21,14 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import msgpack
 import pyarrow as pa
 import ray
 
+from ray_reproducer.actors.extractor_hooks import FAILED, MISMATCHED, call_hook
+from ray_reproducer.actors.worker_log import FileLog, Said
 from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, UnsafePathError
 from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.outcome import Failure, encode_metadata
@@ -102,10 +104,17 @@ class _OpenSegment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TaskAnswer:
-    """What a task returns: one answer a file, in their order, and how long the worker was busy (seconds)."""
+    """What a task returns.
+
+    Attributes:
+        answers: one a file, in their order.
+        seconds: how long the worker was busy.
+        said: what was logged meanwhile.
+    """
 
     answers: tuple[bytes | Failure, ...]
     seconds: float
+    said: tuple[Said, ...] = ()
 
 
 def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, StoredSegment]) -> TaskAnswer:
@@ -123,8 +132,12 @@ def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, S
     extractor = load_extractor(job)
     began = time.perf_counter()
     opened = {number: _OpenSegment(stored.entries(), stored.buffers) for number, stored in segments.items()}
-    answers = tuple(_answer(extractor, job, file, opened) for file in files)
-    return TaskAnswer(answers, time.perf_counter() - began)
+    log = FileLog()
+    answers: list[bytes | Failure] = []
+    for file in files:
+        with log.of(file.version.relative_path):
+            answers.append(_answer(extractor, job, file, opened))
+    return TaskAnswer(tuple(answers), time.perf_counter() - began, tuple(log.said))
 
 
 def load_job(reference: JobReference) -> ExtractionJob:
@@ -162,15 +175,32 @@ def load_extractor(job: ExtractionJob) -> Callable[[DataFile], Any]:
 def _answer(
     extractor: Callable[[DataFile], Any], job: ExtractionJob, file: FileWork, segments: dict[int, _OpenSegment]
 ) -> bytes | Failure:
-    pieces = _pieces(file, segments)
-    if isinstance(pieces, Failure):
-        return pieces
-    datafile = DataFile(file.version, pieces, root=Path(job.output_dir), mode=job.datafile_mode, logger=_LOG)
+    whole = _pieces(file, segments)
+    if isinstance(whole, Failure):
+        return whole
+    mismatch = _mismatch(file, *whole)
+    root = Path(job.output_dir)
+    if mismatch is not None:
+        # In memory in any mode: what is not what it should be is not written.
+        with DataFile(file.version, whole[0], root=root, logger=_LOG) as datafile:
+            call_hook(extractor, MISMATCHED, datafile)
+        return mismatch
+    datafile = DataFile(file.version, whole[0], root=root, mode=job.datafile_mode, logger=_LOG)
     try:
         if job.datafile_mode != "memory":
             datafile.write()
     except (PathInTheWayError, UnsafePathError) as error:
         return Failure("not_writable", error.message, attempts=0)
+    try:
+        answer = _extracted(extractor, datafile, job.max_result_bytes)
+        if isinstance(answer, Failure):
+            call_hook(extractor, FAILED, datafile)
+    finally:
+        datafile.close()
+    return answer
+
+
+def _extracted(extractor: Callable[[DataFile], Any], datafile: DataFile, max_bytes: int) -> bytes | Failure:
     try:
         returned = extractor(datafile)
     # Ray's way to cancel a task.
@@ -179,13 +209,14 @@ def _answer(
     # Rule 1: SystemExit and the panics of other languages' libraries are the user's, too.
     except BaseException as error:  # noqa: BLE001
         return Failure("extractor_raised", _one_line(error), _user_traceback(error))
-    finally:
-        datafile.close()
-    return encode_metadata(returned, job.max_result_bytes)
+    return encode_metadata(returned, max_bytes)
 
 
-def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> list[memoryview] | Failure:
-    """Find the file's bytes, in order, and check them."""
+_Chunks: TypeAlias = "Sequence[tuple[Entry, _OpenSegment]]"
+
+
+def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> tuple[list[memoryview], _Chunks] | Failure:
+    """Find the file's bytes and its chunks, in order."""
     chunks: dict[int, tuple[Entry, _OpenSegment]] = {}
     for part in file.slices:
         segment = segments[part.segment]
@@ -206,7 +237,7 @@ def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> list[memoryvie
             start -= len(pieces.pop())
         before, end = buffer, entry.start + entry.size
         pieces.append(memoryview(buffer)[start:end])
-    return _checked(file, pieces, in_order)
+    return pieces, in_order
 
 
 def _inconsistent(entry: Entry, expected: int) -> Failure:
@@ -218,14 +249,13 @@ def _inconsistent(entry: Entry, expected: int) -> Failure:
     )
 
 
-def _checked(
-    file: FileWork, pieces: list[memoryview], chunks: Sequence[tuple[Entry, _OpenSegment]]
-) -> list[memoryview] | Failure:
+def _mismatch(file: FileWork, pieces: list[memoryview], chunks: _Chunks) -> Failure | None:
+    """Check the file's bytes; None if they are what its sender's hash says."""
     digest = hashlib.sha512()
     for piece in pieces:
         digest.update(piece)
     if digest.digest() == file.version.file_hash:
-        return pieces
+        return None
     bad = [
         str(entry.chunk)
         for entry, segment in chunks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -32,9 +33,13 @@ PROBE_TIMEOUT_S: Final = 5.0
 @dataclass
 class _Started:
     local: bool = False
+    address: str = ""
+    """Of the Ray that this program has connected the process to; "" if it was somebody else."""
 
 
 _started = _Started()
+_connecting = threading.Lock()
+"""Runs in several threads of one process share its Ray; the first one connects."""
 
 
 def connect(settings: RaySettings) -> None:
@@ -46,8 +51,23 @@ def connect(settings: RaySettings) -> None:
     Raises:
         PipelineError: Ray can't be started, or the cluster can't be reached.
     """
-    if ray.is_initialized():
-        return
+    with _connecting:
+        if not ray.is_initialized():
+            _started.local, _started.address = False, ""
+            _connect(settings)
+            _started.local = settings.mode == "local"
+            _started.address = ray.get_runtime_context().gcs_address
+
+
+def disconnect() -> None:
+    """Let Ray go (a local one ends), if it was ``connect`` that brought it, and nobody has changed it since."""
+    with _connecting:
+        if ray.is_initialized() and ray.get_runtime_context().gcs_address == _started.address:
+            ray.shutdown()
+        _started.local, _started.address = False, ""
+
+
+def _connect(settings: RaySettings) -> None:
     options: dict[str, Any] = {
         # What user code prints stays in the workers' logs: stdout belongs to the results.
         "log_to_driver": False,
@@ -68,7 +88,6 @@ def connect(settings: RaySettings) -> None:
     else:
         options["address"] = address = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
         _look_for(address)
-    _started.local = settings.mode == "local"
     try:
         ray.init(**options)
     # Ray has no exception of its own for this: ConnectionError, RuntimeError, ValueError and others occur.
