@@ -6,6 +6,8 @@ Rules:
 2. The first Ctrl-C or SIGTERM: finish what is in flight, commit, leave. The second: leave now. The third: whatever
    Python does. Each says what it does. Whenever the program leaves, nothing is lost and nothing is done twice.
 3. A person who stopped one job of a multirun meant them all.
+4. In a program that is not ours (a companion with a display of its own) stdout, stderr and the root logger stay as
+   they are.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rich.console import Console
 
@@ -28,6 +30,7 @@ from ray_reproducer.core.progress import Progress
 from ray_reproducer.observability.display import LINE_INTERVAL_S, Display
 from ray_reproducer.observability.results import ResultsWriter
 from ray_reproducer.observability.summary import RunNames, summary
+from ray_reproducer.observability.view_settings import ViewSettings
 
 if TYPE_CHECKING:
     from ray_reproducer.actors.supervisor import StopFlag
@@ -39,6 +42,48 @@ _ANSWERS: Final = {
     2: "leaving now; what is not committed is done again by the next start.",
 }
 _MOST_REQUESTS: Final = len(_ANSWERS)
+
+
+class Shown(Protocol):
+    """What shows a run: a ``Display``, or something in its place."""
+
+    def __enter__(self) -> object:
+        """Begin."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """End."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """Show where the run is."""
+        ...
+
+    def message(self, level: int, text: str) -> None:
+        """Show a message; ``level`` as in :mod:`logging`."""
+        ...
+
+
+class Companion(Protocol):
+    """Who is told about a run beside the screen, and may end it; called in the thread that called :func:`launch`."""
+
+    def display(self, title: str) -> Shown | None:
+        """Return what takes the place of the screen (rule 4); None: this process is ours."""
+        ...
+
+    def begin(self, stop: StopFlag) -> None:
+        """Take note that the run begins now, and how to end it."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """Take a snapshot of the counters."""
+        ...
+
+    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """Take committed outcomes; only if the settings say that they are collected."""
+        ...
 
 
 class _Stopped:
@@ -60,6 +105,9 @@ def launch(
     *,
     line_interval_s: float = LINE_INTERVAL_S,
     log_level: int = logging.WARNING,
+    print_results: bool | None = None,
+    views: ViewSettings | None = None,
+    companion: Companion | None = None,
 ) -> int:
     """Run the pipeline until it is drained or stopped, and return the exit code.
 
@@ -68,6 +116,9 @@ def launch(
         ray_settings: which Ray to use; a Ray that this process is connected to already is used again.
         line_interval_s: seconds between two lines of progress where stderr is no terminal.
         log_level: log records below it are not shown.
+        print_results: show outcomes on stdout; None: if the settings collect them.
+        views: what else is told about the run, and where; None: nothing.
+        companion: who is told about the run, and may end it; None: nobody.
 
     Raises:
         ReproducerError: broker, Ray or output directory don't allow it.
@@ -75,22 +126,39 @@ def launch(
     from ray_reproducer.actors import preflight, ray_cluster, supervisor
 
     stop = supervisor.StopFlag()
-    stdout = sys.stdout
-    console = Console(file=sys.stderr)
-    results = ResultsWriter(stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
-    live = console.is_terminal and not (results and stdout.isatty())
-    display = Display(_title(settings), console, live=live, line_interval_s=line_interval_s)
-    with display, _log_records_shown(display, log_level), redirect_stdout(_RayTalk()):
+    printing = settings.collect_outcomes if print_results is None else print_results
+    results = ResultsWriter(sys.stdout.buffer, on_closed=stop.request) if printing else None
+    guest = companion.display(_title(settings)) if companion is not None else None
+    display = guest or _display(settings, results, line_interval_s)
+    surroundings = nullcontext() if guest else _own_process(display, log_level)
+    with display, surroundings:
         preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
         ray_cluster.connect(ray_settings)
+        if companion is not None:
+            companion.begin(stop)
         with _Signals(stop, display):
-            done = supervisor.run(settings, _Observer(display, results), stop)
+            done = supervisor.run(settings, _Observer(display, results, companion), stop)
     said = summary(
         done.progress, done.seconds, _names(settings), stopped=done.stopped, upload_failures=done.upload_failures
     )
-    sys.stderr.write(f"{said}\n")
+    if guest:
+        guest.message(logging.INFO, said)
+    else:
+        sys.stderr.write(f"{said}\n")
     return done.exit_code
+
+
+def _display(settings: PipelineSettings, results: ResultsWriter | None, line_interval_s: float) -> Display:
+    console = Console(file=sys.stderr)
+    live = console.is_terminal and not (results and sys.stdout.isatty())
+    return Display(_title(settings), console, live=live, line_interval_s=line_interval_s)
+
+
+@contextmanager
+def _own_process(display: Shown, log_level: int) -> Iterator[None]:
+    with _log_records_shown(display, log_level), redirect_stdout(_RayTalk()):
+        yield
 
 
 def was_stopped() -> bool:
@@ -101,21 +169,30 @@ def was_stopped() -> bool:
 class _Observer:
     """Hands what the supervisor says to the display and to stdout."""
 
-    def __init__(self, display: Display, results: ResultsWriter | None) -> None:
-        self.progress: Callable[[Progress], None] = display.progress
+    def __init__(self, display: Shown, results: ResultsWriter | None, companion: Companion | None) -> None:
         self.message: Callable[[int, str], None] = display.message
+        self._display = display
         self._results = results
+        self._companion = companion
+
+    def progress(self, progress: Progress) -> None:
+        """Show where the run is."""
+        self._display.progress(progress)
+        if self._companion is not None:
+            self._companion.progress(progress)
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Print committed outcomes, if that was asked for."""
         if self._results is not None:
             self._results.write(outcomes)
+        if self._companion is not None:
+            self._companion.outcomes(outcomes)
 
 
 class _ShowRecords(logging.Handler):
     """Shows what this program and the libraries log, above the panel instead of across it."""
 
-    def __init__(self, display: Display, level: int) -> None:
+    def __init__(self, display: Shown, level: int) -> None:
         super().__init__(level)
         self._display = display
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
@@ -143,7 +220,7 @@ class _RayTalk(io.TextIOBase):
 
 
 @contextmanager
-def _log_records_shown(display: Display, level: int) -> Iterator[None]:
+def _log_records_shown(display: Shown, level: int) -> Iterator[None]:
     """Let the display alone show log records as long as this lasts."""
     root = logging.getLogger()
     before = root.handlers
@@ -157,7 +234,7 @@ def _log_records_shown(display: Display, level: int) -> Iterator[None]:
 class _Signals:
     """Turns signals into requests to stop, as long as the context lasts."""
 
-    def __init__(self, stop: StopFlag, display: Display) -> None:
+    def __init__(self, stop: StopFlag, display: Shown) -> None:
         self._stop = stop
         self._display = display
         self._received = 0
