@@ -173,16 +173,17 @@ def _views(reproducer: MetadataJSONReproducer, file: OpenMSIStreamConfig) -> Vie
         program_name=name,
         log_stream_level=said.stream_level,
         log_file_level=said.file_level,
-        log_file_path=str(said.log_file or logs / f"{name}.log"),
+        log_file_path=str(said.log_file) if said.log_file else None,
         update_s=update_s if 0 < update_s < math.inf else None,
         heartbeat_topic=said.heartbeat_topic,
-        heartbeat_program_id=said.heartbeat_program_id,
+        heartbeat_program_id=said.heartbeat_program_id or "",
         heartbeat_interval_s=said.heartbeat_interval_s,
         heartbeat_clients=file.heartbeat,
         log_topic=said.log_topic,
-        log_program_id=said.log_program_id,
+        log_program_id=said.log_program_id or "",
         log_interval_s=said.log_interval_s,
         log_clients=file.log,
+        console="terminal_or_pipe",
     )
 
 

@@ -302,7 +302,8 @@ class ReproducerArgumentParser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help, with what may stand after ``--``."""
-        return f"{super().format_help()}\n{_AFTER_HELP}\n"
+        text = super().format_help().replace(super().format_usage(), self.format_usage(), 1)
+        return f"{text}\n{_AFTER_HELP}\n"
 
     def _refuse_no_override(self, overrides: Iterable[str]) -> None:
         for text in overrides:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import signal
 import sys
 import threading
@@ -27,7 +28,7 @@ from rich.console import Console
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
-from ray_reproducer.observability.display import LINE_INTERVAL_S, Display
+from ray_reproducer.observability.display import Display
 from ray_reproducer.observability.results import ResultsWriter
 from ray_reproducer.observability.summary import RunNames, summary
 from ray_reproducer.observability.view_settings import ViewSettings
@@ -102,11 +103,9 @@ _stopped = _Stopped()
 def launch(
     settings: PipelineSettings,
     ray_settings: RaySettings,
-    *,
-    line_interval_s: float = LINE_INTERVAL_S,
-    log_level: int = logging.WARNING,
-    print_results: bool | None = None,
     views: ViewSettings | None = None,
+    *,
+    print_results: bool | None = None,
     companion: Companion | None = None,
 ) -> int:
     """Run the pipeline until it is drained or stopped, and return the exit code.
@@ -114,10 +113,8 @@ def launch(
     Args:
         settings: what to do.
         ray_settings: which Ray to use; a Ray that this process is connected to already is used again.
-        line_interval_s: seconds between two lines of progress where stderr is no terminal.
-        log_level: log records below it are not shown.
+        views: what is shown of it, and where; None: on stderr only.
         print_results: show outcomes on stdout; None: if the settings collect them.
-        views: what else is told about the run, and where; None: nothing.
         companion: who is told about the run, and may end it; None: nobody.
 
     Raises:
@@ -128,9 +125,10 @@ def launch(
     stop = supervisor.StopFlag()
     printing = settings.collect_outcomes if print_results is None else print_results
     results = ResultsWriter(sys.stdout.buffer, on_closed=stop.request) if printing else None
+    view_settings = views or ViewSettings()
     guest = companion.display(_title(settings)) if companion is not None else None
-    display = guest or _display(settings, results, line_interval_s)
-    surroundings = nullcontext() if guest else _own_process(display, log_level)
+    display = guest or _display(settings, results, view_settings)
+    surroundings = nullcontext() if guest else _own_process(display, view_settings)
     with display, surroundings:
         preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
@@ -149,15 +147,16 @@ def launch(
     return done.exit_code
 
 
-def _display(settings: PipelineSettings, results: ResultsWriter | None, line_interval_s: float) -> Display:
+def _display(settings: PipelineSettings, results: ResultsWriter | None, views: ViewSettings) -> Display:
     console = Console(file=sys.stderr)
     live = console.is_terminal and not (results and sys.stdout.isatty())
-    return Display(_title(settings), console, live=live, line_interval_s=line_interval_s)
+    interval_s = math.inf if views.update_s is None else views.update_s
+    return Display(_title(settings), console, live=live, line_interval_s=interval_s)
 
 
 @contextmanager
-def _own_process(display: Shown, log_level: int) -> Iterator[None]:
-    with _log_records_shown(display, log_level), redirect_stdout(_RayTalk()):
+def _own_process(display: Shown, views: ViewSettings) -> Iterator[None]:
+    with _log_records_shown(display, views.log_stream_level), redirect_stdout(_RayTalk()):
         yield
 
 

@@ -44,7 +44,8 @@ _AUTO_COMMIT: Final = (
     "enable.auto.offset.store",
 )
 _SECTIONS: Final = frozenset({"broker", "consumer", "producer", "kafkacrypto", "heartbeat", "log"})
-_VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+"""A variable in a value that begins with one: ``$A``, ``${A}``."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,29 @@ def read_config(path: Path, beside: Collection[str] = ()) -> OpenMSIStreamConfig
     Raises:
         ConfigurationError: it can't be read, or says something that this program can't do.
     """
-    sections = _sections(path, {"broker", "consumer", "producer", *beside})
+    return interpret(path, _sections(path, {"broker", "consumer", "producer", *beside}), beside)
+
+
+def interpret(
+    path: Path, sections: Mapping[str, Mapping[str, str]], beside: Collection[str] = ()
+) -> OpenMSIStreamConfig:
+    """Say what the sections of a configuration file mean.
+
+    Args:
+        path: the file, for messages.
+        sections: name -> key -> value.
+        beside: which of "heartbeat" and "log" are wanted.
+
+    Raises:
+        ConfigurationError: they say something that this program can't do.
+    """
     if "kafkacrypto" in sections:
         raise ConfigurationError(
             f"{path} has a section [kafkacrypto]: this program doesn't read or write encrypted messages.",
             hint="For topics that are not encrypted, use a configuration file without that section. Encrypted ones "
             "would take KafkaCrypto's own consumers, key topics and a node's keys in every process that reads.",
         )
-    broker = sections.get("broker", {})
+    broker = dict(sections.get("broker", {}))
     if not broker.get("bootstrap.servers"):
         raise ConfigurationError(
             f"{path} names no broker.", hint="Add bootstrap.servers = HOST:PORT to its section [broker]."
@@ -175,7 +191,7 @@ def _value(path: Path, section: str, key: str, value: str) -> str:
 
 
 def _variables(value: str) -> list[str]:
-    return [match.group(1).strip("{}") for match in _VARIABLE.finditer(value)]
+    return [match.group(1).strip("{}") for match in VARIABLE.finditer(value)]
 
 
 def _check_serializers(path: Path, section: str, settings: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -173,16 +174,10 @@ class _Run:
         return launch(
             settings.pipeline,
             settings.ray,
-            line_interval_s=self._line_interval_s(settings),
-            log_level=settings.views.log_stream_level,
+            settings.views if self._own_process else replace(settings.views, console="off"),
             print_results=settings.print_results,
-            views=settings.views,
             companion=self,
         )
-
-    @staticmethod
-    def _line_interval_s(settings: ClassRun) -> float:
-        return settings.views.update_s or math.inf
 
     # ------------------------------------------------------------ what launch tells
 
@@ -190,7 +185,7 @@ class _Run:
         """Let a run inside another program be told by the instance's logger."""
         if self._own_process or self._settings is None:
             return None
-        interval_s = self._line_interval_s(self._settings)
+        interval_s = self._settings.views.update_s or math.inf
         return LoggedProgress(title, self._reproducer.logger, line_interval_s=interval_s)
 
     def begin(self, stop: StopFlag) -> None:

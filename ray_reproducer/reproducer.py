@@ -110,6 +110,8 @@ class MetadataJSONReproducer(ABC):
     """A logger that also knows ``exc_type=`` and ``reraise=``. What workers log reaches the program's log."""
     control_command_queue: queue.Queue[str]
     """Takes "q" or "quit" (finish what is in flight, then end) and "c" or "check" (``_on_check``)."""
+    _run: Any
+    """What runs this instance now; None: nothing does."""
 
     def __init__(
         self,

@@ -1,44 +1,54 @@
-"""What is told about a run beside the screen: where its logs and registries go, its heartbeats and its log topic."""
+"""Which views of a run there are: files, heartbeats, a log topic, commands on stdin.
+
+A view is looked at by people and by other programs; the run never depends on one.
+"""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import Literal
 
 from ray_reproducer.kafka.client_config import ClientConfigs
 
+ConsoleMode = Literal["off", "terminal", "terminal_or_pipe"]
+"""When commands are read from stdin: never, if it is a terminal, or if it is a pipe as well."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class ViewSettings:
-    """Plain values; whoever reads a command line or a configuration makes them.
+    """What is shown of a run, and where; the defaults show it on stderr only.
 
     Attributes:
-        logs_dir: directory of the registries; None: none are written.
-        program_name: what the program is called in its logs.
-        log_stream_level: log records below it are not shown.
-        log_file_level: log records below it are not written to the log file.
-        log_file_path: the log file; None: none is written.
-        update_s: seconds between two lines of progress where there is no terminal; None: none.
-        heartbeat_topic: topic for heartbeats; None: none are sent.
-        heartbeat_program_id: what heartbeats call this program.
+        program_name: name of the program in its log lines, and of its log file; "": the extractor's.
+        logs_dir: directory of the registries and of the log file; None: neither is written.
+        log_file_path: the log file, if it is another one than ``<logs_dir>/<program_name>.log``.
+        log_stream_level: records below it (``logging``'s levels) are not shown on stderr.
+        log_file_level: records below it are neither in the log file nor on the log topic.
+        update_s: seconds between two lines of progress where stderr is no terminal; None: no such lines.
+        heartbeat_topic: topic of the heartbeats; None: there are none.
+        heartbeat_program_id: how the heartbeats' key begins; "": ``program_name``.
         heartbeat_interval_s: seconds between two heartbeats.
-        heartbeat_clients: settings of the client that sends heartbeats; None: those of the run.
-        log_topic: topic for log messages; None: none are sent.
-        log_program_id: what these messages call this program.
-        log_interval_s: seconds between two of them.
-        log_clients: settings of the client that sends them; None: those of the run.
+        heartbeat_clients: settings of the heartbeats' Kafka client; None: those of the run.
+        log_topic: topic that log lines go to; None: none.
+        log_program_id: how the key of its messages begins; "": ``program_name``.
+        log_interval_s: seconds for which log lines are collected for one message.
+        log_clients: settings of its Kafka client; None: those of the run.
+        console: whether commands (``q``, ``c``) are read from stdin.
     """
 
-    logs_dir: str | None
-    program_name: str
-    log_stream_level: int
-    log_file_level: int
-    log_file_path: str | None
-    update_s: float | None
+    program_name: str = ""
+    logs_dir: str | None = None
+    log_file_path: str | None = None
+    log_stream_level: int = logging.WARNING
+    log_file_level: int = logging.WARNING
+    update_s: float | None = 5.0
     heartbeat_topic: str | None = None
-    heartbeat_program_id: str | None = None
+    heartbeat_program_id: str = ""
     heartbeat_interval_s: float = 900.0
     heartbeat_clients: ClientConfigs | None = None
     log_topic: str | None = None
-    log_program_id: str | None = None
+    log_program_id: str = ""
     log_interval_s: float = 60.0
     log_clients: ClientConfigs | None = None
+    console: ConsoleMode = "terminal"
