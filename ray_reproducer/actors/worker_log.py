@@ -73,7 +73,7 @@ class FileLog(logging.Handler):
     def _text(self, record: logging.LogRecord) -> str:
         try:
             text = self.format(record)
-        # What is logged is the user's, and may not fit its placeholders, or have no text.
+        # What is logged is the user's, and may not fit its placeholders, nor have a text.
         except Exception as error:  # noqa: BLE001
-            text = f"{record.msg!r:.200} (can't be formatted: {type(error).__name__})"
+            text = f"(a log message that can't be formatted: {type(error).__name__})"
         return text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}... ({len(text):,} characters)"
