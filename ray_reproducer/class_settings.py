@@ -92,6 +92,13 @@ def class_run(reproducer: MetadataJSONReproducer) -> ClassRun:
     )
 
 
+def tells_results(reproducer: MetadataJSONReproducer) -> bool:
+    """Whether a class wants to be given the metadata of its files, once they are committed."""
+    from ray_reproducer.reproducer import MetadataJSONReproducer as Base
+
+    return type(reproducer)._on_result_produced is not Base._on_result_produced  # noqa: SLF001
+
+
 def _overrides(overrides: Sequence[str], ray_address: str | None) -> list[str]:
     if ray_address is None:
         return list(overrides)

@@ -21,11 +21,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from rich.console import Console
 
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
+from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.observability.display import Display
@@ -124,7 +125,7 @@ def launch(
 
     stop = supervisor.StopFlag()
     printing = settings.collect_outcomes if print_results is None else print_results
-    results = ResultsWriter(sys.stdout.buffer, on_closed=stop.request) if printing else None
+    results = ResultsWriter(_stdout_bytes(), on_closed=stop.request) if printing else None
     view_settings = views or ViewSettings()
     guest = companion.display(_title(settings)) if companion is not None else None
     display = guest or _display(settings, results, view_settings)
@@ -145,6 +146,17 @@ def launch(
     else:
         sys.stderr.write(f"{said}\n")
     return done.exit_code
+
+
+def _stdout_bytes() -> BinaryIO:
+    stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise ConfigurationError(
+            "run.print_results=true needs a stdout that takes bytes, and this program's is none (a notebook's, for "
+            "instance).",
+            hint="Leave it out; a class may write _on_result_produced(self, relative_filepath, metadata).",
+        )
+    return stream
 
 
 def _display(settings: PipelineSettings, results: ResultsWriter | None, views: ViewSettings) -> Display:

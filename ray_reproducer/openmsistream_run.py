@@ -23,7 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from ray_reproducer.class_settings import ClassRun, class_run
+import orjson
+
+from ray_reproducer.class_settings import ClassRun, class_run, tells_results
 from ray_reproducer.core.errors import ConfigurationError, ExtractorError
 from ray_reproducer.core.events import CrashCause
 from ray_reproducer.error_report import guarded, ours
@@ -123,6 +125,7 @@ class _Run:
         self._own_process = own_process
         self._settings: ClassRun | None = None
         self._stop: StopFlag | None = None
+        self._tells_results = tells_results(reproducer)
         self._asking = threading.Lock()
         self._wanted_end = threading.Event()
         self._over = threading.Event()
@@ -217,6 +220,8 @@ class _Run:
                 reproducer.recent_processed_filepaths.append(path)
             if not outcome.reason:
                 reproducer.recent_results_produced.append(path)
+                if self._tells_results:
+                    self._guarded("_on_result_produced", path, orjson.loads(outcome.value))
         del reproducer.recent_processed_filepaths[:-most]
         del reproducer.recent_results_produced[:-most]
 
@@ -249,9 +254,9 @@ class _Run:
             if self._stop is not None and not self._stop.graceful:
                 self._stop.request()
 
-    def _guarded(self, hook: str) -> None:
+    def _guarded(self, hook: str, *arguments: object) -> None:
         try:
-            getattr(self._reproducer, hook)()
+            getattr(self._reproducer, hook)(*arguments)
         # A hook is the user's; the run goes on.
         except Exception as error:
             # By the method that any logger has.

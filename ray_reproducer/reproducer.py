@@ -6,8 +6,9 @@ Rules:
 2. An instance is made in the driver, and copies of it travel to the workers: once to each worker process, not once a
    file. What belongs to a process (lock, logger, queue of commands) is made anew there. Each worker has an instance of
    its own: what one remembers, the others and the driver don't know.
-3. In the driver run ``__init__``, ``_on_check`` and ``_on_shutdown``; counters are counted there. In a worker run
-   ``_get_metadata_dict_for_file``, ``_failed_computing_processing_result`` and ``_mismatched_hash_callback``.
+3. In the driver run ``__init__``, ``_on_check``, ``_on_result_produced`` and ``_on_shutdown``; counters are counted
+   there. In a worker run ``_get_metadata_dict_for_file``, ``_failed_computing_processing_result`` and
+   ``_mismatched_hash_callback``.
 4. Importing this module starts nothing and is cheap.
 """
 
@@ -235,6 +236,16 @@ class MetadataJSONReproducer(ABC):
 
     def _on_shutdown(self) -> None:  # noqa: B027 - as above
         """Do what is to be done at the end. Runs in the driver, once a run, with the last counters."""
+
+    def _on_result_produced(  # noqa: B027 - as above
+        self, relative_filepath: Path, metadata: Mapping[str, Any]
+    ) -> None:
+        """Take a file's metadata, once it is committed. Runs in the driver; OpenMSIStream has no such hook.
+
+        Args:
+            relative_filepath: of the file.
+            metadata: what its readers parse: what ``_get_metadata_dict_for_file`` returned, by way of JSON.
+        """
 
     # --- how it is run ---
 
