@@ -59,7 +59,7 @@ def answers(
     files, segments = [], {}
     for number, (name, (arrived, sent)) in enumerate(contents.items()):
         version = FileVersion("", name, "", hashlib.sha512(sent).digest(), 1, 0.0)
-        chunk = Chunk(version, hashlib.sha512(sent).digest(), 0, 1, arrived)
+        chunk = Chunk(version, index=1, write_offset=0, chunk_hash=hashlib.sha512(sent).digest(), data=arrived)
         segments[number] = StoredSegment.of(pack([chunk]))
         files.append(FileWork(version, (SegmentSlice(number, 0, 1),)))
     return extract(job, files, segments)

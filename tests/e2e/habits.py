@@ -26,8 +26,10 @@ _unpickled = 0
 class LongForm(MetadataJSONReproducer):
     """Arguments of its own; writes the long form: config and both topics, and no keyword of ours in its constructor."""
 
-    class ARGUMENT_PARSER_TYPE(MetadataJSONReproducer.ARGUMENT_PARSER_TYPE):  # noqa: N801 - their name
-        ARGUMENTS = {  # noqa: RUF012 - how they write it
+    class ARGUMENT_PARSER_TYPE(  # noqa: N801 - how they write it
+        MetadataJSONReproducer.ARGUMENT_PARSER_TYPE  # type: ignore[valid-type, misc]
+    ):
+        ARGUMENTS = {  # noqa: RUF012
             **MetadataJSONReproducer.ARGUMENT_PARSER_TYPE.ARGUMENTS,
             "instrument": ["positional", {"help": "which instrument"}],
             "separator": ["optional", {"default": ","}],
@@ -60,7 +62,8 @@ class ShortForm(LongForm):
 
     def __init__(self, config_file: Any, *args: Any, **kwargs: Any) -> None:
         instrument = kwargs.pop("instrument")
-        super().__init__(config_file, *args, instrument, **kwargs)
+        consumer_topic_name, producer_topic_name = args
+        super().__init__(config_file, consumer_topic_name, producer_topic_name, instrument, **kwargs)
 
     @classmethod
     def get_init_args_kwargs(cls, parsed_args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
