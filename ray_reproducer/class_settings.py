@@ -177,6 +177,7 @@ def _views(reproducer: MetadataJSONReproducer, file: OpenMSIStreamConfig) -> Vie
     update_s = float(reproducer.update_secs)
     return ViewSettings(
         logs_dir=str(logs),
+        catch_up=reproducer.consumer_group_id != CREATE_NEW,
         program_name=name,
         log_stream_level=said.stream_level,
         log_file_level=said.file_level,

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final
 
@@ -41,6 +44,8 @@ class LoggedProgress:
         self._started_s = self._last_line_s = clock()
         self._meter = RateMeter()
         self._trouble = ""
+        self._one_at_a_time = threading.RLock()
+        self._telling: int | None = None
 
     def __enter__(self) -> LoggedProgress:
         """Say what begins."""
@@ -74,4 +79,33 @@ class LoggedProgress:
         """
         # By the methods that any logger has, also one that is no logging.Logger.
         name = next((name for least, name in _METHODS if level >= least), "debug")
-        getattr(self._logger, name)(text)
+        with self._one_at_a_time:
+            self._telling = threading.get_ident()
+            try:
+                getattr(self._logger, name)(text)
+            finally:
+                self._telling = None
+
+    @contextmanager
+    def records_to(self, handlers: Sequence[logging.Handler]) -> Iterator[None]:
+        """Let handlers have what the class and this program log, but not what is told here: they have that already.
+
+        Args:
+            handlers: they get the records as long as the context lasts.
+        """
+        name = getattr(self._logger, "name", "")
+        loggers = [logging.getLogger("ray_reproducer"), *([logging.getLogger(name)] if name else [])]
+        for handler in handlers:
+            handler.addFilter(self._is_not_told_here)
+            for logger in loggers:
+                logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                for logger in loggers:
+                    logger.removeHandler(handler)
+                handler.removeFilter(self._is_not_told_here)
+
+    def _is_not_told_here(self, _record: logging.LogRecord) -> bool:
+        return self._telling != threading.get_ident()

@@ -22,6 +22,7 @@ class ViewSettings:
     Attributes:
         program_name: name of the program in its log lines, and of its log file; "": the extractor's.
         logs_dir: directory of the registries and of the log file; None: neither is written.
+        catch_up: whether rows that the registries lack are looked for on the topics; a group that is new has none.
         log_file_path: the log file, if it is another one than ``<logs_dir>/<program_name>.log``.
         log_stream_level: records below it (``logging``'s levels) are not shown on stderr.
         log_file_level: records below it are neither in the log file nor on the log topic.
@@ -39,6 +40,7 @@ class ViewSettings:
 
     program_name: str = ""
     logs_dir: str | None = None
+    catch_up: bool = True
     log_file_path: str | None = None
     log_stream_level: int = logging.WARNING
     log_file_level: int = logging.WARNING
