@@ -149,8 +149,6 @@ class _Run:
         commands = threading.Thread(target=self._obey, name="commands", daemon=True)
         try:
             settings = self._settings = class_run(reproducer)
-            for note in settings.notes:
-                reproducer.logger.warning(note)
             commands.start()
             try:
                 return self._launch(settings)
@@ -194,6 +192,8 @@ class _Run:
     def begin(self, stop: StopFlag) -> None:
         """Take note of how to end the run."""
         self._stop = stop
+        for note in self._settings.notes if self._settings is not None else ():
+            self._reproducer.logger.warning(note)
         if self._wanted_end.is_set():
             self._request_end()
 
