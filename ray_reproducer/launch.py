@@ -7,6 +7,8 @@ Rules:
    Python does. Each says what it does. Whenever the program leaves, nothing is lost and nothing is done twice.
 3. A person who stopped one job of a multirun meant them all.
 4. ``q`` on stdin does what Ctrl-C does, ``c`` prints the counts, if there is anybody who types.
+5. In a program that is not ours (a companion with a display of its own) stdout, stderr and the root logger stay as
+   they are.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from rich.console import Console
 
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
+from ray_reproducer.companion import Companion, Shown
+from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
@@ -84,6 +89,8 @@ def launch(
     ray_settings: RaySettings,
     views: ViewSettings | None = None,
     *,
+    print_results: bool | None = None,
+    companion: Companion | None = None,
     special: SpecialRun | None = None,
 ) -> int:
     """Run the pipeline until it is drained or stopped, and return the exit code.
@@ -92,6 +99,8 @@ def launch(
         settings: what to do.
         ray_settings: which Ray to use; a Ray that this process is connected to already is used again.
         views: what is shown of it, and where; None: on stderr only.
+        print_results: show outcomes on stdout; None: if the settings collect them.
+        companion: who is told about the run, and may end it; None: nobody.
         special: what is different about this run; None: nothing.
 
     Raises:
@@ -105,31 +114,56 @@ def launch(
     if view_settings.logs_dir is not None:
         settings = replace(settings, registries=True)
     stop = StopFlag()
-    stdout = sys.stdout
-    console = Console(file=sys.stderr)
-    results = ResultsWriter(stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
-    live = console.is_terminal and not (results and stdout.isatty())
+    printing = settings.collect_outcomes if print_results is None else print_results
+    results = ResultsWriter(_stdout_bytes(), on_closed=stop.request) if printing else None
     title = special.title if special else _title(settings)
-    interval_s = math.inf if view_settings.update_s is None else view_settings.update_s
-    display = Display(title, console, live=live, line_interval_s=interval_s)
-    seen = Views(
-        view_settings,
-        settings.extractor_name,
-        settings.clients,
-        _registry_names(settings, view_settings),
-        display.message,
-    )
-    with display, seen, _log_records_shown(display, view_settings, seen.log_handlers), redirect_stdout(_RayTalk()):
+    guest = companion.display(title) if companion is not None else None
+    screen = _screen(title, results, view_settings)
+    display: Shown = guest or screen
+    names = _registry_names(settings, view_settings)
+    seen = Views(view_settings, settings.extractor_name, settings.clients, names, display.message)
+    check = companion.check if companion is not None else screen.say_counts
+    surroundings = guest.records_to if guest else partial(_own_process, display, view_settings)
+    with display, seen, surroundings(seen.log_handlers):
         preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
         ray_cluster.connect(ray_settings)
-        with _Requests(stop, seen.message) as requests, _console(view_settings, requests, display):
-            observer = _Observer(display, results, seen)
+        if companion is not None:
+            companion.begin(stop)
+        with _Requests(stop, seen.message) as requests, _console(view_settings, requests, seen.message, check):
+            observer = _Observer(display, results, seen, companion)
             done = supervisor.run(settings, observer, stop, special.make_fleet if special else Fleet)
         seen.progress(done.progress)
     said, code = special.report(done) if special else (_last_words(settings, done), done.exit_code)
-    sys.stderr.write(f"{said}\n")
+    if guest:
+        guest.message(logging.INFO, said)
+    else:
+        sys.stderr.write(f"{said}\n")
     return code
+
+
+def _stdout_bytes() -> BinaryIO:
+    stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise ConfigurationError(
+            "run.print_results=true needs a stdout that takes bytes, and this program's is none (a notebook's, for "
+            "instance).",
+            hint="Leave it out; a class may write _on_result_produced(self, relative_filepath, metadata).",
+        )
+    return stream
+
+
+def _screen(title: str, results: ResultsWriter | None, views: ViewSettings) -> Display:
+    console = Console(file=sys.stderr)
+    live = console.is_terminal and not (results and sys.stdout.isatty())
+    interval_s = math.inf if views.update_s is None else views.update_s
+    return Display(title, console, live=live, line_interval_s=interval_s)
+
+
+@contextmanager
+def _own_process(display: Shown, views: ViewSettings, others: Sequence[logging.Handler]) -> Iterator[None]:
+    with _log_records_shown(display, views, others), redirect_stdout(_RayTalk()):
+        yield
 
 
 def was_stopped() -> bool:
@@ -140,30 +174,37 @@ def was_stopped() -> bool:
 class _Observer:
     """Hands what the supervisor says to the display, to stdout, and to the other views."""
 
-    def __init__(self, display: Display, results: ResultsWriter | None, views: Views) -> None:
+    def __init__(
+        self, display: Shown, results: ResultsWriter | None, views: Views, companion: Companion | None
+    ) -> None:
         self.message: Callable[[int, str], None] = views.message
         self.open_files: Callable[[Sequence[OpenFile]], None] = views.open_files
         self.restarted: Callable[[], None] = views.restarted
         self._display = display
         self._results = results
         self._views = views
+        self._companion = companion
 
     def progress(self, progress: Progress) -> None:
         """Show the counters."""
         self._display.progress(progress)
         self._views.progress(progress)
+        if self._companion is not None:
+            self._companion.progress(progress)
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Print committed outcomes, if that was asked for, and register them."""
         if self._results is not None:
             self._results.write(outcomes)
         self._views.outcomes(outcomes)
+        if self._companion is not None:
+            self._companion.outcomes(outcomes)
 
 
 class _ShowRecords(logging.Handler):
     """Shows what this program and the libraries log, above the panel instead of across it."""
 
-    def __init__(self, display: Display, level: int) -> None:
+    def __init__(self, display: Shown, level: int) -> None:
         super().__init__(level)
         self._display = display
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
@@ -191,7 +232,7 @@ class _RayTalk(io.TextIOBase):
 
 
 @contextmanager
-def _log_records_shown(display: Display, views: ViewSettings, others: Sequence[logging.Handler]) -> Iterator[None]:
+def _log_records_shown(display: Shown, views: ViewSettings, others: Sequence[logging.Handler]) -> Iterator[None]:
     """Let the display and the other views alone have log records as long as this lasts."""
     root, ours = logging.getLogger(), logging.getLogger("ray_reproducer")
     before, level = root.handlers, ours.level
@@ -204,11 +245,13 @@ def _log_records_shown(display: Display, views: ViewSettings, others: Sequence[l
         ours.setLevel(level)
 
 
-def _console(views: ViewSettings, requests: _Requests, display: Display) -> ConsoleCommands:
+def _console(
+    views: ViewSettings, requests: _Requests, message: Callable[[int, str], None], check: Callable[[], None]
+) -> ConsoleCommands:
     def other(line: str) -> None:
-        display.message(logging.WARNING, f"{line!r} is no command: q stops the program, c prints its counts.")
+        message(logging.WARNING, f"{line!r} is no command: q stops the program, c prints its counts.")
 
-    return ConsoleCommands(views.console, lambda: requests.stop("q"), display.say_counts, other)
+    return ConsoleCommands(views.console, lambda: requests.stop("q"), check, other)
 
 
 class _Requests:

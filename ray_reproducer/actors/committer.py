@@ -23,6 +23,7 @@ from ray_reproducer.actors.extraction_task import extraction_task
 from ray_reproducer.actors.kept_outcomes import KeptOutcomes
 from ray_reproducer.actors.task_end import crash_cause, fatal
 from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
+from ray_reproducer.actors.worker_log import Said
 from ray_reproducer.core.errors import BrokerError, FencedError
 from ray_reproducer.core.events import (
     Announce,
@@ -63,6 +64,8 @@ TICK_S: Final = 0.05
 """How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
 MESSAGES_KEPT: Final = 200
 """Messages that wait to be fetched for the log; older ones make room."""
+SAID_KEPT: Final = 1_000
+"""Log records of workers that wait to be fetched, at most 4 MB in all."""
 OPEN_FILES_LISTED: Final = 10_000
 """The most files on their way in one list for the registries: it takes some 10 ms to make."""
 
@@ -83,6 +86,7 @@ class CommitterActor:
         self._open_files: tuple[OpenFile, ...] | None = None
         self._open_files_wanted = False
         self._messages: deque[str] = deque(maxlen=MESSAGES_KEPT)
+        self._said: deque[Said] = deque(maxlen=SAID_KEPT)
         self._troubles: dict[str, str] = {}
         self._high_watermarks: dict[int, int] = {}
         self._ended = False
@@ -243,8 +247,10 @@ class CommitterActor:
             want_open_files: let a list of the files on their way be made for a later call.
         """
         with self._lock:
-            news = News(self._progress, self._outcomes.take(), self._open_files, tuple(self._messages), self._finished)
+            outcomes, messages, said = self._outcomes.take(), tuple(self._messages), tuple(self._said)
+            news = News(self._progress, outcomes, self._open_files, messages, said, self._finished)
             self._messages.clear()
+            self._said.clear()
             self._open_files = None
             self._open_files_wanted = self._open_files_wanted or want_open_files
             return news
@@ -270,6 +276,9 @@ class CommitterActor:
         error = future.exception()
         if error is None:
             answer: TaskAnswer = future.result()
+            if answer.said:
+                with self._lock:
+                    self._said.extend(answer.said)
             self._inbox.put(TaskFinished(task, answer.answers, answer.seconds))
             return
         cause = crash_cause(error)

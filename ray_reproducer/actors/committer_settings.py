@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ray_reproducer.actors.committed_place import PlacePolicy
 from ray_reproducer.actors.transactions import Clears
+from ray_reproducer.actors.worker_log import Said
 from ray_reproducer.core.limits import MachineLimits
 from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Origin, Outcome
@@ -79,6 +80,7 @@ class News:
         outcomes: those committed since the last time, and files held; results among them only if they are wanted.
         open_files: files on their way, if they were asked for and listed since.
         messages: things that are worth a line in the log.
+        said: what was logged in workers; of a flood, the latest.
         finished: everything is done, ``run`` is about to return.
     """
 
@@ -86,4 +88,5 @@ class News:
     outcomes: tuple[Outcome, ...] = ()
     open_files: tuple[OpenFile, ...] | None = None
     messages: tuple[str, ...] = ()
+    said: tuple[Said, ...] = ()
     finished: bool = False

@@ -255,6 +255,8 @@ class _Supervision:
         self._uploading.delivered(self._progress.messages_read)
         for text in news.messages:
             self._warn(text)
+        for level, text in news.said:
+            self._observer.message(level, text)
         for outcome in news.outcomes:
             if outcome.kind != "result":
                 self._observer.message(logging.ERROR, _failure_text(outcome, self._settings.source_topic))
