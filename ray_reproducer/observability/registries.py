@@ -288,7 +288,7 @@ class Registries:
         with self._lock:
             if self._catch_up_wanted is not None:
                 times.append(self._catch_up_wanted)
-        if times:
+        if times and self.results_path.exists():  # it is not, if it could not be made
             os.utime(self.results_path, (min(times) / 1000, min(times) / 1000))
 
 
