@@ -305,7 +305,8 @@ class Rig:
         except AssertionError as error:
             self.look()
             missing = self.judge.missing()
-            raise AssertionError(f"{error}\nmissing: {missing[:20]}\n{self.log_tail()}") from error
+            found = "\n".join(self.judge.problems[problems:][:20])
+            raise AssertionError(f"{error}\nmissing: {missing[:20]}\n{found}\n{self.log_tail()}") from error
         self._expected = _Expectation()
         self.look()
         self.judge.close()
