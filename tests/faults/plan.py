@@ -31,7 +31,7 @@ FILES: Final = {
     "version": (3, "", 2_000, 30_000, 8_000),
     "raises": (1, "extractor_raised", 1, 20_000, 4_000),
     "list": (1, "not_a_dict", 1, 20_000, 4_000),
-    "object": (1, "not_json", 1, 20_000, 4_000),
+    "huge": (1, "not_json", 1, 20_000, 4_000),
     "liar": (1, "hash_mismatch", 1, 20_000, 4_000),
 }
 """Kinds of files that cost little, and how they are mixed."""
