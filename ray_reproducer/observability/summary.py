@@ -125,6 +125,8 @@ def _dead_letters(progress: Progress, names: RunNames) -> Iterator[str]:
     if not names.servers:
         yield "  The embedded broker is gone with them: run.print_results=true shows each with its error."
         return
-    where = (f"topics.dead_letters={names.dead_letters_topic}", f"kafka.bootstrap.servers={names.servers}")
-    yield f"  Look at them: python -m ray_reproducer.replay --list {shlex.join(where)}"
+    yield (
+        "  Look at them: python -m ray_reproducer.replay --list "
+        f"topics.dead_letters={shlex.quote(names.dead_letters_topic)} kafka.bootstrap.servers={shlex.quote(names.servers)}"
+    )
     yield "  Its --help says how to run them again, when the reason is gone."
