@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from ray_reproducer.actors.settings import PipelineSettings, RaySettings
 from ray_reproducer.command_help import main_help, no_extractor
 from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments
 from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig, RayMode
@@ -49,7 +50,15 @@ def run_job(config: DictConfig) -> int:
         sys.stderr.write(f"\n{_job_label()}\n")
     if not config.extractor:
         raise ExtractorError(no_extractor())
-    plain = checked(config, AppConfig)
+    return launch(*prepared(checked(config, AppConfig)))
+
+
+def prepared(plain: dict[str, Any]) -> tuple[PipelineSettings, RaySettings]:
+    """Load the extractor that a checked configuration names, and make the settings of a run.
+
+    Raises:
+        ReproducerError: settings or extractor don't allow it.
+    """
     put_working_directory_first()
     name = extractor_name(plain["extractor"])
     with _stdout_on_stderr():
@@ -61,7 +70,7 @@ def run_job(config: DictConfig) -> int:
         if "working_dir" in env:
             # What is sent along is the code, also on a node that has an older copy of it at the path of ours.
             settings = replace(settings, sys_path=())
-    return launch(settings, ray_settings(plain, env))
+    return settings, ray_settings(plain, env)
 
 
 def extractor_name(spec: dict[str, Any]) -> str:

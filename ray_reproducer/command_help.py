@@ -61,6 +61,34 @@ More
   Exit codes           0 all well, 1 a file failed, 2 wrong settings
 """)
 
+_REPLAY: Final = Template("""\
+Dead letters, shown or run again; only the messages that they name are read.
+
+Commands
+  What failed, by reason; then the files of one reason:
+    python -m ray_reproducer.replay --list topics.results=metadata kafka.bootstrap.servers=HOST:PORT
+    python -m ray_reproducer.replay --list replay.reason=timeout topics.results=metadata ...
+  All that failed, again, after the extractor was mended:
+    python -m ray_reproducer.replay +extractor=mine topics.source=raw topics.results=metadata ...
+  Some of it:
+    python -m ray_reproducer.replay +extractor=mine 'replay.path=2026-03/.*' replay.reason=[timeout,not_json] ...
+
+Choices: group=option (+extractor=NAME with a plus). ./conf/GROUP/OPTION.yaml adds one.
+$groups
+Keys: key=value
+$keys
+
+Keys of the choices
+$choices
+More
+  --list, --details    short for replay.list=true, replay.details=true
+  --cfg job            the configuration that a command line makes, without running it
+  HYDRA_FULL_ERROR=1   in the environment: errors with their traceback
+  Exit codes           0 all well, 1 error, 2 wrong settings, 3 a file failed again or can't be replayed,
+                       4 another replay of the same dead letters took over
+  Ctrl-C or SIGTERM    once: finish what is in flight, commit, leave; twice: leave now, nothing is lost
+""")
+
 _NO_EXTRACTOR: Final = Template("""\
 No extractor is chosen. +extractor=NAME says what makes metadata of a file.
 
@@ -95,6 +123,11 @@ def main_help() -> str:
 def upload_help() -> str:
     """Return the help of ``python -m ray_reproducer.upload``, as a template for Hydra."""
     return _with_groups(_UPLOAD, "ray_reproducer_upload", ["kafka=default"])
+
+
+def replay_help() -> str:
+    """Return the help of ``python -m ray_reproducer.replay``, as a template for Hydra."""
+    return _with_groups(_REPLAY, "ray_reproducer_replay", ["kafka=default", "ray=local", "ray=cluster"])
 
 
 def no_extractor() -> str:

@@ -126,6 +126,13 @@ def pipeline_settings(plain: dict[str, Any], extractor: LoadedExtractor) -> Pipe
         sys_path=extractor.sys_path,
         upload=upload,
         embedded=embedded,
+        failures=plain["failures"].value,
+        duplicates=plain["duplicates"].value,
+        incomplete_after_s=plain["incomplete_after"],
+        topic_recreated=plain["topic_recreated"].value,
+        commit_metadata=plain["commit_metadata"].value,
+        topic_check_interval_s=plain["topic_check_interval"],
+        actor_timeout_s=plain["actor_timeout"],
         shutdown_timeout_s=plain["shutdown_timeout"],
     )
 
@@ -196,6 +203,23 @@ def check_regex(regex: str | None, key: str) -> None:
         raise ConfigurationError(f"{key}={regex} is no regular expression: {error}.") from error
 
 
+def kafka_clients(plain: dict[str, Any]) -> ClientConfigs:
+    """Make the settings of clients of a broker that is there already.
+
+    Args:
+        plain: the configuration as ``checked`` returns it.
+
+    Raises:
+        ConfigurationError: no broker is named, or a setting is none.
+    """
+    if plain["kafka"].get("embedded", False):
+        raise ConfigurationError(
+            "kafka=embedded forgets everything with the end of the program: there are no dead letters.",
+            hint="Name a broker: kafka.bootstrap.servers=HOST:PORT",
+        )
+    return _clients(plain, embedded=False)
+
+
 def _clients(plain: dict[str, Any], *, embedded: bool) -> ClientConfigs:
     kafka = {name: value for name, value in plain["kafka"].items() if name != "embedded"}
     clients = ClientConfigs.from_settings(kafka, plain.get("consumer"), plain["producer"])
@@ -264,6 +288,9 @@ def _check_ranges(plain: dict[str, Any]) -> None:
         ("extraction.batch_seconds", extraction["batch_seconds"], 0.001),
         ("extraction.max_batch_files", extraction["max_batch_files"], 1),
         ("consumers", plain["consumers"], 0),
+        ("incomplete_after", plain["incomplete_after"], 0.1),
+        ("topic_check_interval", plain["topic_check_interval"], 0.1),
+        ("actor_timeout", plain["actor_timeout"], 1),
         ("commit_interval", plain["commit_interval"], 0.001),
         ("shutdown_timeout", plain["shutdown_timeout"], 0),
         ("ray.num_cpus", plain["ray"]["num_cpus"], 1),

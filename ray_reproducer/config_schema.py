@@ -22,6 +22,9 @@ MAIN_CONFIG: Final = "ray_reproducer"
 UPLOAD_CONFIG: Final = "ray_reproducer_upload"
 """Name of the primary configuration of ``python -m ray_reproducer.upload``."""
 
+REPLAY_CONFIG: Final = "ray_reproducer_replay"
+"""Name of the primary configuration of ``python -m ray_reproducer.replay``."""
+
 
 class RunMode(Enum):
     """When a run ends."""
@@ -57,6 +60,34 @@ class RayMode(Enum):
 
     local = "local"
     cluster = "cluster"
+
+
+class Failures(Enum):
+    """What becomes of a file that fails."""
+
+    dead_letter = "dead_letter"
+    hold = "hold"
+
+
+class Duplicates(Enum):
+    """What becomes of a finished file that is uploaded again with the same content."""
+
+    skip = "skip"
+    reprocess = "reprocess"
+
+
+class TopicRecreated(Enum):
+    """What is done if the source topic was deleted and made anew."""
+
+    stop = "stop"
+    start_anew = "start_anew"
+
+
+class CommitMetadata(Enum):
+    """What is done if the metadata beside a committed offset can't be read."""
+
+    refuse = "refuse"
+    ignore = "ignore"
 
 
 @dataclass
@@ -127,6 +158,13 @@ class AppConfig:
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     extractor: dict[str, Any] = field(default_factory=dict)
     output_dir: str | None = None
+    failures: Failures = MISSING
+    incomplete_after: float | None = MISSING
+    duplicates: Duplicates = MISSING
+    topic_recreated: TopicRecreated = MISSING
+    topic_check_interval: float = MISSING
+    commit_metadata: CommitMetadata = MISSING
+    actor_timeout: float = MISSING
     commit_interval: float = MISSING
     shutdown_timeout: float = MISSING
     ray: RayConfig = field(default_factory=RayConfig)
@@ -159,9 +197,64 @@ class UploadAppConfig:
     upload: UploadOnlyConfig = field(default_factory=UploadOnlyConfig)
 
 
+@dataclass
+class ReplayTopicsConfig:
+    """``topics.*`` of a replay."""
+
+    source: str | None = None
+    results: str | None = None
+    dead_letters: str | None = None
+    create: bool = True
+
+
+@dataclass
+class ReplayRunConfig:
+    """``run.*`` of a replay."""
+
+    print_results: bool = False
+
+
+@dataclass
+class ReplayConfig:
+    """``replay.*``."""
+
+    list: bool = False
+    details: bool = False
+    path: str | None = None
+    reason: Any = None
+    since: str | None = None
+    until: str | None = None
+    extractor: str | None = None
+
+
+@dataclass
+class ReplayAppConfig:
+    """Everything that ``python -m ray_reproducer.replay`` can be told."""
+
+    topics: ReplayTopicsConfig = field(default_factory=ReplayTopicsConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    kafka: dict[str, Any] = field(default_factory=dict)
+    consumer: dict[str, Any] = field(default_factory=dict)
+    producer: dict[str, Any] = field(default_factory=dict)
+    run: ReplayRunConfig = field(default_factory=ReplayRunConfig)
+    delivery: DeliveryMode = MISSING
+    consumers: int = MISSING
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    extractor: dict[str, Any] = field(default_factory=dict)
+    output_dir: str | None = None
+    commit_interval: float = MISSING
+    shutdown_timeout: float = MISSING
+    ray: RayConfig = field(default_factory=RayConfig)
+
+
 def register() -> None:
     """Make the types known to Hydra, under the names that the defaults lists in ``conf/`` use."""
     _store("ray_reproducer_schema", AppConfig, ("kafka", "consumer", "producer", "extractor", "ray.runtime_env"))
+    _store(
+        "ray_reproducer_replay_schema",
+        ReplayAppConfig,
+        ("kafka", "consumer", "producer", "extractor", "ray.runtime_env"),
+    )
     _store("ray_reproducer_upload_schema", UploadAppConfig, ("kafka", "producer"))
 
 

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,9 @@ from ray_reproducer.observability.results import ResultsWriter
 from ray_reproducer.observability.summary import RunNames, summary
 
 if TYPE_CHECKING:
-    from ray_reproducer.actors.supervisor import StopFlag
+    from ray_reproducer.actors.fleet import FleetMaker
+    from ray_reproducer.actors.stopping import StopFlag
+    from ray_reproducer.actors.supervisor import Summary
 
 _LOG: Final = logging.getLogger("ray_reproducer.ray")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -54,12 +57,28 @@ class _Stopped:
 _stopped = _Stopped()
 
 
+@dataclass(frozen=True, slots=True)
+class SpecialRun:
+    """What is different about a run that does not simply read the source topic.
+
+    Attributes:
+        title: what to call it while it runs.
+        make_fleet: makes its actors.
+        report: turns what it did into its last words and the exit code.
+    """
+
+    title: str
+    make_fleet: FleetMaker
+    report: Callable[[Summary], tuple[str, int]]
+
+
 def launch(
     settings: PipelineSettings,
     ray_settings: RaySettings,
     *,
     line_interval_s: float = LINE_INTERVAL_S,
     log_level: int = logging.WARNING,
+    special: SpecialRun | None = None,
 ) -> int:
     """Run the pipeline until it is drained or stopped, and return the exit code.
 
@@ -68,29 +87,32 @@ def launch(
         ray_settings: which Ray to use; a Ray that this process is connected to already is used again.
         line_interval_s: seconds between two lines of progress where stderr is no terminal.
         log_level: log records below it are not shown.
+        special: what is different about this run; None: nothing.
 
     Raises:
         ReproducerError: broker, Ray or output directory don't allow it.
     """
     from ray_reproducer.actors import preflight, ray_cluster, supervisor
+    from ray_reproducer.actors.fleet import Fleet
+    from ray_reproducer.actors.stopping import StopFlag
 
-    stop = supervisor.StopFlag()
+    stop = StopFlag()
     stdout = sys.stdout
     console = Console(file=sys.stderr)
     results = ResultsWriter(stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
     live = console.is_terminal and not (results and stdout.isatty())
-    display = Display(_title(settings), console, live=live, line_interval_s=line_interval_s)
+    title = special.title if special else _title(settings)
+    display = Display(title, console, live=live, line_interval_s=line_interval_s)
     with display, _log_records_shown(display, log_level), redirect_stdout(_RayTalk()):
         preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
         ray_cluster.connect(ray_settings)
         with _Signals(stop, display):
-            done = supervisor.run(settings, _Observer(display, results), stop)
-    said = summary(
-        done.progress, done.seconds, _names(settings), stopped=done.stopped, upload_failures=done.upload_failures
-    )
+            observer = _Observer(display, results)
+            done = supervisor.run(settings, observer, stop, special.make_fleet if special else Fleet)
+    said, code = special.report(done) if special else (_last_words(settings, done), done.exit_code)
     sys.stderr.write(f"{said}\n")
-    return done.exit_code
+    return code
 
 
 def was_stopped() -> bool:
@@ -190,6 +212,12 @@ def _title(settings: PipelineSettings) -> str:
     return (
         f"{settings.extractor_name}: {settings.source_topic} → {settings.results_topic} "
         f"({settings.run_mode}, group {settings.group_id})"
+    )
+
+
+def _last_words(settings: PipelineSettings, done: Summary) -> str:
+    return summary(
+        done.progress, done.seconds, _names(settings), stopped=done.stopped, upload_failures=done.upload_failures
     )
 
 

@@ -126,11 +126,13 @@ class OutputDirectory:
             ) from error
 
     def _open_root(self) -> int:
-        try:
+        # Without the file's path: what is wrong with the root concerns all files.
+        with self._explained(""):
+            try:
+                return os.open(self.root, _DIRECTORY_FLAGS)
+            except FileNotFoundError:
+                self.root.mkdir(parents=True, exist_ok=True)
             return os.open(self.root, _DIRECTORY_FLAGS)
-        except FileNotFoundError:
-            self.root.mkdir(parents=True, exist_ok=True)
-        return os.open(self.root, _DIRECTORY_FLAGS)
 
     @contextlib.contextmanager
     def _walk(self, parts: Sequence[str]) -> Iterator[int]:

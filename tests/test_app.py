@@ -14,7 +14,7 @@ import pytest
 from ray_reproducer import app, hydra_command
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
 from ray_reproducer.config_checks import known_keys
-from ray_reproducer.config_schema import AppConfig, UploadAppConfig
+from ray_reproducer.config_schema import AppConfig, ReplayAppConfig, UploadAppConfig
 from ray_reproducer.core.errors import BrokerError, FencedError
 
 REPOSITORY = Path(__file__).parent.parent
@@ -318,10 +318,14 @@ def test_help_names_every_key_and_choice(run: Run) -> None:
     assert "ray_reproducer.help" not in ended.out
 
 
-def test_help_of_the_uploader_names_every_key() -> None:
-    text = hydra_command.CONF_DIRECTORY.joinpath("ray_reproducer_upload.yaml").read_text(encoding="utf-8")
-    for key in known_keys(UploadAppConfig):
-        assert f"{key.rpartition('.')[2]}:" in text or key == "kafka"
+@pytest.mark.parametrize(
+    ("name", "schema"), [("ray_reproducer_upload", UploadAppConfig), ("ray_reproducer_replay", ReplayAppConfig)]
+)
+def test_help_of_the_other_commands_names_every_key(name: str, schema: type) -> None:
+    text = hydra_command.CONF_DIRECTORY.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    text += hydra_command.CONF_DIRECTORY.joinpath("ray/local.yaml").read_text(encoding="utf-8")
+    for key in known_keys(schema):
+        assert f"{key.rpartition('.')[2]}:" in text or key in {"kafka", "extractor"}
 
 
 def test_info_and_cfg_are_readable_and_keep_secrets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,14 @@ from ray_reproducer.config_checks import (
     refuse_secrets_in_config,
     refuse_secrets_in_overrides,
 )
-from ray_reproducer.config_schema import MAIN_CONFIG, UPLOAD_CONFIG, AppConfig, UploadAppConfig
+from ray_reproducer.config_schema import (
+    MAIN_CONFIG,
+    REPLAY_CONFIG,
+    UPLOAD_CONFIG,
+    AppConfig,
+    ReplayAppConfig,
+    UploadAppConfig,
+)
 from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.extractor_loading import LoadedExtractor
 from ray_reproducer.hydra_command import CONF_DIRECTORY
@@ -264,7 +271,8 @@ def test_the_uploader_has_settings_of_its_own(composed: Compose, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("config_name", "schema"), [("ray_reproducer", AppConfig), ("ray_reproducer_upload", UploadAppConfig)]
+    ("config_name", "schema"),
+    [(MAIN_CONFIG, AppConfig), (UPLOAD_CONFIG, UploadAppConfig), (REPLAY_CONFIG, ReplayAppConfig)],
 )
 def test_every_key_is_described(composed: Compose, config_name: str, schema: type) -> None:
     """A comment stands above each key, in the primary configuration and in each option of each group."""

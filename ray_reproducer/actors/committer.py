@@ -11,38 +11,29 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import ray
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayTaskError,
-    TaskCancelledError,
-    WorkerCrashedError,
-)
 
-from ray_reproducer.actors.committed_place import partition_start
+from ray_reproducer.actors.committed_place import PlacePolicy, partition_start
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
-from ray_reproducer.actors.transactions import TransactionThread
-from ray_reproducer.core.errors import (
-    PipelineError,
-    ReproducerError,
-)
+from ray_reproducer.actors.task_end import crash_cause, fatal
+from ray_reproducer.actors.transactions import Clears, TransactionThread
+from ray_reproducer.core.errors import BrokerError, FencedError
 from ray_reproducer.core.events import (
     Announce,
     CancelTask,
     Commit,
-    CrashCause,
     Delivered,
     DrainTo,
     Event,
     Finish,
     Instruction,
+    PartitionsAdded,
+    ReadPartitions,
     ReleaseSegments,
     SetReading,
     SlotsChanged,
@@ -59,6 +50,7 @@ from ray_reproducer.core.limits import MachineLimits, Moment
 from ray_reproducer.core.machine import Machine
 from ray_reproducer.core.outcome import Origin, Outcome
 from ray_reproducer.core.progress import Progress
+from ray_reproducer.kafka import faults, finished_lately, instance
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import (
     AtLeastOnceDelivery,
@@ -83,11 +75,15 @@ class CommitterSettings:
         results_topic: where metadata goes.
         dead_letters_topic: where failures go.
         exactly_once: with transactions, or without.
-        starts: partition -> where to begin if nothing is committed.
+        lows: partition -> oldest offset that is left; where partitions begin that the group does not know yet.
+        starts: partition -> where to begin if the group has no place at all.
+        place: what to do about a place that can't be used as it is.
+        instance: what this instance of the program is called; "" on the embedded broker, which has no other.
         origin: what all dead letters have in common.
         limits: what the machine keeps to.
         task_cpus: processor cores that a task reserves.
         collect_outcomes: whether every outcome is kept until it is fetched.
+        transactional_id: who fences whom; "": made of the group id.
     """
 
     clients: ClientConfigs
@@ -96,11 +92,30 @@ class CommitterSettings:
     results_topic: str
     dead_letters_topic: str
     exactly_once: bool
+    lows: Mapping[int, int]
     starts: Mapping[int, int]
+    place: PlacePolicy
+    instance: str
     origin: Origin
     limits: MachineLimits
     task_cpus: float
     collect_outcomes: bool
+    transactional_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOrders:
+    """What a replay works on.
+
+    Attributes:
+        starts: partition -> the first offset that is read; the others are not read.
+        attempts_before: id of a file version -> how often the extractor was started on it before.
+        clears: which dead letters a file's outcome clears.
+    """
+
+    starts: Mapping[int, int]
+    attempts_before: Mapping[bytes, int]
+    clears: Clears
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +124,7 @@ class News:
 
     Attributes:
         progress: counters of this moment.
-        outcomes: those committed since the last time, if they are collected; else the dead letters among them.
+        outcomes: those committed since the last time, and files held; results among them only if they are collected.
         messages: things that are worth a line in the log.
         finished: everything is done, ``run`` is about to return.
     """
@@ -139,10 +154,10 @@ class CommitterActor:
         self._ended = False
         self._finished = False
         self._progress = Progress()
+        self._closed = threading.Event()
+        self._tag = finished_lately.tag(settings.group_id, settings.origin.topic_id)
         self._delivery = self._make_delivery()
-        self._transactions = TransactionThread(
-            self._delivery, settings.results_topic, settings.dead_letters_topic, self._inbox.put
-        )
+        self._transactions = self._make_transactions(None)
 
     # ------------------------------------------------------------ called once, in this order
 
@@ -159,13 +174,49 @@ class CommitterActor:
         """
         committed = self._delivery.start()
         settings, topic_id = self._settings, self._settings.origin.topic_id
+        fallbacks = settings.lows if committed else settings.starts
         starts: dict[int, PartitionStart] = {}
-        for partition, fallback in settings.starts.items():
+        for partition, fallback in fallbacks.items():
             where = f"group {settings.group_id}, {settings.source_topic} [{partition}]"
-            starts[partition] = partition_start(committed.get(partition), fallback, topic_id, where)
+            starts[partition] = partition_start(committed.get(partition), fallback, topic_id, where, settings.place)
+        if settings.instance:
+            instance.sign(settings.clients, settings.group_id, settings.results_topic, settings.instance)
         self._ledger = Ledger(topic_id, starts)
-        self._machine = Machine(self._ledger, settings.origin, settings.limits, _now())
+        self._machine = Machine(
+            self._ledger, settings.origin, settings.limits, _now(), self._finished_lately(starts.values())
+        )
         return starts
+
+    def _finished_lately(self, starts: Iterable[PartitionStart]) -> list[bytes]:
+        """Read back what the group has finished lately.
+
+        A place without a word of ours beside it was set by somebody on purpose: then everything from there on is to be
+        done, whether it was done before or not.
+        """
+        settings = self._settings
+        if settings.limits.duplicates != "skip" or not any(start.restored for start in starts):
+            return []
+        topics = (settings.results_topic, settings.dead_letters_topic)
+        health = faults.Health(lambda text: self._note_trouble("committer", text))
+        limit = settings.limits.versions_read_back
+        return finished_lately.version_ids(settings.clients, topics, self._tag, limit, health, self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise BrokerError("the connection was closed while the broker was still awaited")
+
+    def replay(self, orders: ReplayOrders) -> None:
+        """Instead of the whole topic, only work on what a replay names; called after ``start``, by a fresh group."""
+        starts = {partition: PartitionStart(offset) for partition, offset in orders.starts.items()}
+        self._ledger = Ledger(self._settings.origin.topic_id, starts)
+        self._machine = Machine(
+            self._ledger,
+            self._settings.origin,
+            self._settings.limits,
+            _now(),
+            attempts_before=orders.attempts_before,
+        )
+        self._transactions = self._make_transactions(orders.clears)
 
     def run(self, consumers: Sequence[Any]) -> None:
         """Carry out what the machine says until it says that all is done.
@@ -186,8 +237,19 @@ class CommitterActor:
                     for instruction in self._machine.handle(event, _now()):
                         self._carry_out(instruction)
                 self._note_progress()
+        except FencedError as error:
+            raise self._named(error) from None
         finally:
+            self._closed.set()
             self._transactions.close()
+
+    def _named(self, error: FencedError) -> FencedError:
+        """Say who has taken over, if that is known."""
+        settings = self._settings
+        other = instance.who(settings.clients, settings.group_id, settings.results_topic)
+        if not other or other == settings.instance:
+            return error
+        return FencedError(f"{error.message} (it is {other})", hint=error.hint)
 
     # ------------------------------------------------------------ called by others while it runs
 
@@ -212,6 +274,11 @@ class CommitterActor:
     def set_slots(self, slots: int) -> None:
         """Take note of how many tasks the cluster can run at a time."""
         self._inbox.put(SlotsChanged(slots))
+
+    @ray.method(concurrency_group="control")
+    def add_partitions(self, starts: Mapping[int, int]) -> None:
+        """Read these partitions too: partition -> first offset."""
+        self._inbox.put(PartitionsAdded(starts))
 
     @ray.method(concurrency_group="control")
     def drain_to(self, ends: Mapping[int, int]) -> None:
@@ -266,19 +333,25 @@ class CommitterActor:
             answer: TaskAnswer = future.result()
             self._inbox.put(TaskFinished(task, answer.answers, answer.seconds))
             return
-        cause = _crash_cause(error)
+        cause = crash_cause(error)
         if cause is not None:
             self._inbox.put(TaskCrashed(task, cause, str(error).strip().split("\n")[0]))
         else:
-            self._inbox.put(_fatal(error))
+            self._inbox.put(fatal(error))
 
     def _make_delivery(self) -> Delivery:
         settings = self._settings
-        common = (settings.clients, settings.group_id, settings.source_topic, tuple(settings.starts))
+        common = (settings.clients, settings.group_id, settings.source_topic, tuple(settings.lows))
         if settings.exactly_once:
-            identity = f"ray_reproducer.{settings.group_id}"
+            identity = settings.transactional_id or f"ray_reproducer.{settings.group_id}"
             return TransactionalDelivery(*common, identity, lambda text: self._note_trouble("committer", text))
         return AtLeastOnceDelivery(*common, lambda text: self._note_trouble("committer", text))
+
+    def _make_transactions(self, clears: Clears | None) -> TransactionThread:
+        settings = self._settings
+        return TransactionThread(
+            self._delivery, settings.results_topic, settings.dead_letters_topic, self._tag, self._inbox.put, clears
+        )
 
     def _note_trouble(self, who: str, text: str) -> None:
         with self._lock:
@@ -313,11 +386,18 @@ class CommitterActor:
             self._announce(instruction.outcomes)
         elif isinstance(instruction, CancelTask):
             ray.cancel(self._tasks[instruction.task], force=True)
-        elif isinstance(instruction, SetReading):
-            for consumer in self._consumers:
-                consumer.set_reading.remote(instruction.reading)
+        elif isinstance(instruction, (SetReading, ReadPartitions)):
+            self._tell_consumers(instruction)
         elif isinstance(instruction, Finish):
             self._ended = True
+
+    def _tell_consumers(self, instruction: SetReading | ReadPartitions) -> None:
+        if isinstance(instruction, SetReading):
+            for consumer in self._consumers:
+                consumer.set_reading.remote(instruction.reading)
+            return
+        for partition, start in instruction.starts.items():
+            self._consumers[partition % len(self._consumers)].add.remote({partition: start})
 
     def _start_task(self, start: StartTask) -> None:
         numbers = sorted({part.segment for file in start.files for part in file.slices})
@@ -336,30 +416,8 @@ class CommitterActor:
             if self._settings.collect_outcomes:
                 self._outcomes.extend(outcomes)
             else:
-                self._outcomes.extend(outcome for outcome in outcomes if outcome.kind == "dead_letter")
+                self._outcomes.extend(outcome for outcome in outcomes if outcome.kind != "result")
 
 
 def _now() -> Moment:
     return Moment(time.monotonic(), time.time())
-
-
-def _crash_cause(error: BaseException) -> CrashCause | None:
-    """Tell the loss of a worker from the loss of what the program itself needs."""
-    if isinstance(error, OutOfMemoryError):
-        return "out_of_memory"
-    if isinstance(error, NodeDiedError):
-        return "node_died"
-    # A worker that a forced cancel ended is told by the machine from one that ended itself.
-    if isinstance(error, (WorkerCrashedError, TaskCancelledError)):
-        return "worker_crashed"
-    return None
-
-
-def _fatal(error: BaseException) -> Exception:
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        if isinstance(cause, ReproducerError):
-            return cause
-    if isinstance(error, ObjectLostError):
-        return PipelineError(f"data that was read is lost with its owner: {error}")
-    return PipelineError(f"an extraction task can't run: {type(error).__name__}: {error}")

@@ -6,6 +6,7 @@ store, the delivery with references to them to the committer. Everything else is
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
@@ -16,11 +17,26 @@ from typing import Any, cast
 import ray
 
 from ray_reproducer.actors.extraction import StoredSegment
-from ray_reproducer.core.errors import BrokerError
+from ray_reproducer.core.errors import TopicReplacedError
 from ray_reproducer.core.intake import Intake
 from ray_reproducer.core.ledger import PartitionStart
+from ray_reproducer.core.replay_plan import Ranges
 from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.ranged_source import RangedSource
 from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReading:
+    """What a replay reads and takes.
+
+    Attributes:
+        ranges: partition -> ranges of offsets to read.
+        only: ids of the file versions to take.
+    """
+
+    ranges: Mapping[int, Ranges]
+    only: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,7 @@ class ConsumerSettings:
         group_id: the group it belongs to in name.
         topic: the source topic.
         filepath_regex: which files to take; None: all.
+        replay: what a replay reads and takes; None: everything.
         flush_bytes: data collected before it goes into the object store. Larger segments cost less for each byte,
             smaller ones reach the workers sooner.
         flush_interval_s: the longest that data is collected, in seconds.
@@ -45,6 +62,7 @@ class ConsumerSettings:
     group_id: str
     topic: str
     filepath_regex: str | None
+    replay: ReplayReading | None = None
     flush_bytes: int = 16 * 1024 * 1024
     flush_interval_s: float = 0.05
     poll_timeout_s: float = 0.05
@@ -64,17 +82,19 @@ class ConsumerActor:
         """
         self._settings = settings
         self._committer = committer
-        self._intake = Intake(settings.number, starts, settings.filepath_regex)
-        self._source = Source(
-            settings.clients,
-            settings.group_id,
-            settings.topic,
-            {p: start.position for p, start in starts.items()},
-            self._on_trouble,
+        replay = settings.replay
+        self._intake = Intake(settings.number, starts, settings.filepath_regex, replay.only if replay else None)
+        where = (settings.clients, settings.group_id, settings.topic)
+        positions = {p: start.position for p, start in starts.items()}
+        self._source: Source | RangedSource = (
+            RangedSource(*where, {p: replay.ranges[p] for p in starts}, self._on_trouble)
+            if replay
+            else Source(*where, positions, self._on_trouble)
         )
         self._may_read = threading.Event()
         self._may_read.set()
         self._stop = threading.Event()
+        self._added: queue.SimpleQueue[Mapping[int, int]] = queue.SimpleQueue()
         self._unacknowledged: deque[ray.ObjectRef[None]] = deque()
 
     @ray.method(concurrency_group="control")
@@ -86,6 +106,15 @@ class ConsumerActor:
             self._may_read.clear()
 
     @ray.method(concurrency_group="control")
+    def add(self, starts: Mapping[int, int]) -> None:
+        """Read these partitions too: partition -> first offset."""
+        self._added.put(starts)
+
+    @ray.method(concurrency_group="control")
+    def ping(self) -> None:
+        """Answer: whoever asks wants to know whether this process is alive."""
+
+    @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Let ``run`` return soon."""
         self._stop.set()
@@ -95,7 +124,7 @@ class ConsumerActor:
         """Read until told to stop.
 
         Raises:
-            BrokerError: the topic was deleted and made anew.
+            TopicReplacedError: the topic was deleted and made anew.
         """
         settings, intake = self._settings, self._intake
         last_flush = time.monotonic()
@@ -123,10 +152,17 @@ class ConsumerActor:
                 ):
                     last_flush = now
                     self._flush()
+                self._add_partitions()
                 if not self._may_read.is_set():
                     self._may_read.wait(settings.poll_timeout_s)
         finally:
             self._source.close()
+
+    def _add_partitions(self) -> None:
+        while not self._added.empty():
+            starts = self._added.get()
+            self._intake.add(starts)
+            self._source.add(starts)
 
     def _flush(self) -> None:
         flush = self._intake.flush()
@@ -141,16 +177,16 @@ class ConsumerActor:
     def _lost(self, event: OffsetLost) -> None:
         where = f"{self._settings.topic} [{event.partition}]"
         if event.resumes_at is None:
-            raise BrokerError(
+            raise TopicReplacedError(
                 f"{where}: the next offset to read is {event.offset_wanted}, beyond the end of the partition: "
                 "the topic was deleted and made anew, or cut",
-                hint="Use another group_id to read the new topic from its beginning.",
+                hint="Use another group_id to read the new topic from its beginning, or topic_recreated=start_anew.",
             )
         self._committer.announce_loss.remote(
             f"{where}: offsets {event.offset_wanted} to {event.resumes_at - 1} are no longer on the topic "
             "(retention or deleted records): whatever they held is lost. Reading goes on behind them."
         )
-        self._intake.reached(event.partition, event.resumes_at)
+        self._intake.lost(event.partition, event.resumes_at)
 
     def _on_trouble(self, text: str) -> None:
         self._committer.trouble.remote(f"consumer {self._settings.number}", text)

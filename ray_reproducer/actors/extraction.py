@@ -2,12 +2,14 @@
 
 Rules:
 
-1. Whatever the user's function raises is an answer about its own file, never an error of the task. What is left are
-   the ends of the process itself, which the committer sees as a crash.
+1. Whatever the user's function raises is an answer about its own file, never an error of the task: SystemExit and
+   KeyboardInterrupt too (Ray blocks SIGINT in workers, and tasks are cancelled by force only). What is left are the
+   ends of the process itself, which the committer sees as a crash.
 2. A file's bytes are hashed once. Only if that hash is wrong are the chunks' own hashes looked at, to name the bad one.
 3. Nothing is copied: a file is a row of views into shared memory. Repeated chunks are passed over, first come first
    served.
-4. The extractor is unpickled once in each worker process, not once a file.
+4. The extractor is unpickled once in each worker process, not once a file. Each file finds the process in the state
+   that :mod:`process_state` describes.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ import msgpack
 import pyarrow as pa
 import ray
 
-from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, UnsafePathError
+from ray_reproducer.actors.process_state import ProcessState, give_up, is_worn_out
+from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, ReproducerError, UnsafePathError
 from ray_reproducer.core.events import FileWork
-from ray_reproducer.core.outcome import Failure, encode_metadata
+from ray_reproducer.core.metadata_json import encode_metadata
+from ray_reproducer.core.outcome import MAX_TRACEBACK_CHARS, Failure
 from ray_reproducer.core.segment import Entry, Segment
+from ray_reproducer.core.user_error import one_line
 from ray_reproducer.data_file import DataFile
 
 if TYPE_CHECKING:
@@ -42,6 +47,8 @@ _extractors: dict[str, Callable[[DataFile], Any]] = {}
 """Extractors of this worker process, by the key of their job."""
 _jobs: dict[str, ExtractionJob] = {}
 """Jobs of this worker process, by their key."""
+_states: dict[str, ProcessState] = {}
+"""State of this worker process when it had loaded the extractor, by the key of the job; at most one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +128,17 @@ def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, S
         OutputDirectoryError: a file can't be written.
     """
     extractor = load_extractor(job)
+    process = _state(job)
     began = time.perf_counter()
     opened = {number: _OpenSegment(stored.entries(), stored.buffers) for number, stored in segments.items()}
-    answers = tuple(_answer(extractor, job, file, opened) for file in files)
+    try:
+        answers = tuple(_answer(extractor, job, file, opened, process) for file in files)
+    except Exception as error:
+        # What earlier files left behind (no descriptors, no memory, a patched library) may be why it is our own code
+        # that fails. In a process that nobody has used before it is our own fault.
+        if process.files and (is_worn_out(error.__cause__ or error) or not isinstance(error, ReproducerError)):
+            give_up(error)
+        raise
     return TaskAnswer(answers, time.perf_counter() - began)
 
 
@@ -159,8 +174,22 @@ def load_extractor(job: ExtractionJob) -> Callable[[DataFile], Any]:
     return extractor
 
 
+def _state(job: ExtractionJob) -> ProcessState:
+    state = _states.get(job.key)
+    if state is None:
+        for earlier in _states.values():
+            earlier.forget()
+        _states.clear()
+        state = _states[job.key] = ProcessState()
+    return state
+
+
 def _answer(
-    extractor: Callable[[DataFile], Any], job: ExtractionJob, file: FileWork, segments: dict[int, _OpenSegment]
+    extractor: Callable[[DataFile], Any],
+    job: ExtractionJob,
+    file: FileWork,
+    segments: dict[int, _OpenSegment],
+    process: ProcessState,
 ) -> bytes | Failure:
     pieces = _pieces(file, segments)
     if isinstance(pieces, Failure):
@@ -171,17 +200,34 @@ def _answer(
             datafile.write()
     except (PathInTheWayError, UnsafePathError) as error:
         return Failure("not_writable", error.message, attempts=0)
+    answer, raised = _ask(extractor, datafile, job.max_result_bytes)
     try:
-        returned = extractor(datafile)
-    # Ray's way to cancel a task.
-    except KeyboardInterrupt:
-        raise
-    # Rule 1: SystemExit and the panics of other languages' libraries are the user's, too.
+        process.restore()
+    # An alarm of the user's rang at this very moment. The second time there is none left that could.
     except BaseException as error:  # noqa: BLE001
-        return Failure("extractor_raised", _one_line(error), _user_traceback(error))
-    finally:
-        datafile.close()
-    return encode_metadata(returned, job.max_result_bytes)
+        raised = raised or error
+        process.restore()
+    datafile.close()
+    if raised is None:
+        return answer
+    if process.files > 1 and is_worn_out(raised):
+        give_up(raised)
+    return _raised(raised)
+
+
+def _ask(
+    extractor: Callable[[DataFile], Any], datafile: DataFile, max_bytes: int
+) -> tuple[bytes | Failure, BaseException | None]:
+    """Call the user's function; return its answer, or what it raised, at once: its alarms may still ring."""
+    try:
+        # Reading what is returned may run code of the user's, too.
+        return encode_metadata(extractor(datafile), max_bytes), None
+    except BaseException as error:  # noqa: BLE001 - rule 1
+        return b"", error
+
+
+def _raised(error: BaseException) -> Failure:
+    return Failure("extractor_raised", one_line(error), _user_traceback(error))
 
 
 def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> list[memoryview] | Failure:
@@ -240,15 +286,6 @@ def _checked(
     return Failure("hash_mismatch", f"the content does not match the file's SHA-512; {which}", attempts=0)
 
 
-def _one_line(error: BaseException) -> str:
-    try:
-        text = " ".join(str(error).split())
-    # The user's exception may not even be able to say what it is.
-    except Exception:  # noqa: BLE001
-        text = "(its text can't be made)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def _user_traceback(error: BaseException) -> str:
     """Format the traceback from the first frame that is the user's."""
     frames = error.__traceback__
@@ -256,6 +293,8 @@ def _user_traceback(error: BaseException) -> str:
     while frames is not None and frames.tb_frame.f_code.co_filename == here:
         frames = frames.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, frames))
-    except Exception:  # noqa: BLE001 - as above
-        return "".join(traceback.format_tb(frames))
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    # The user's exception may not even be able to say what it is.
+    except BaseException:  # noqa: BLE001
+        text = "".join(traceback.format_tb(frames))
+    return text[-MAX_TRACEBACK_CHARS:]

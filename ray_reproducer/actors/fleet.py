@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    ObjectStoreFullError,
-    OutOfDiskError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    RuntimeEnvSetupError,
-    WorkerCrashedError,
-)
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from ray_reproducer.actors import ray_cluster
+from ray_reproducer.actors.committed_place import PlacePolicy
 from ray_reproducer.actors.committer import CommitterActor, CommitterSettings, News
 from ray_reproducer.actors.consumer import ConsumerActor, ConsumerSettings
 from ray_reproducer.actors.extraction import ExtractionJob, JobReference
 from ray_reproducer.actors.extraction_task import warm_up
 from ray_reproducer.actors.preflight import BROKER_TIMEOUT_S, look_at_topics
 from ray_reproducer.actors.settings import PipelineSettings
+from ray_reproducer.actors.stopping import StopFlag, first_line, interruptible, result, unwrapped
+from ray_reproducer.actors.topic_watch import TopicWatch
 from ray_reproducer.core.batching import BatchLimits
-from ray_reproducer.core.errors import ConfigurationError, ExtractorError, PipelineError, ReproducerError
+from ray_reproducer.core.errors import ConfigurationError, ExtractorError, PipelineError
 from ray_reproducer.core.ledger import PartitionStart
-from ray_reproducer.core.limits import MachineLimits, PoolLimits
+from ray_reproducer.core.limits import MachineLimits, PatienceLimits, PoolLimits
 from ray_reproducer.core.outcome import Origin
-from ray_reproducer.kafka import admin
+from ray_reproducer.kafka import admin, instance
 
-ANSWER_TIMEOUT_S: Final = 60.0
-"""How long an actor may take to answer: Ray starts it first, on a machine that may be busy."""
+START_TIMEOUT_S: Final = 60.0
+"""How long an actor may take to start and give its first answer, on a machine that may be busy."""
 STOP_TIMEOUT_S: Final = 5.0
 """How long consumers may take to close their connections before they are ended by force."""
 MESSAGE_OVERHEAD_BYTES: Final = 2_048
@@ -51,13 +45,30 @@ _ACTOR: Final[dict[str, Any]] = {
     "concurrency_groups": {"inbox": 1, "control": 2},
 }
 
+_T = TypeVar("_T")
+FleetMaker: TypeAlias = Callable[[PipelineSettings, StopFlag, Mapping[int, int]], "Fleet"]
+"""Makes the actors of one life of the program; the arguments are those of :class:`Fleet`."""
+
 
 class Fleet:
     """One committer, some consumers, and what the driver does with them."""
 
-    def __init__(self, settings: PipelineSettings) -> None:
-        """Make nothing yet; ``start`` does."""
+    def __init__(self, settings: PipelineSettings, stop: StopFlag, began_at: Mapping[int, int]) -> None:
+        """Make nothing yet; ``start`` does.
+
+        Args:
+            settings: what to do.
+            stop: whether the run is to end.
+            began_at: where a group without a place began in an earlier life of this run: partition -> offset.
+        """
         self._settings = settings
+        self._stop = stop
+        self.began_at = dict(began_at)
+        self._started = False
+        self._watch: TopicWatch | None = None
+        self._asked: ray.ObjectRef[News] | None = None
+        self._asked_at_s = 0.0
+        self._pings: dict[int, tuple[ray.ObjectRef[None], float]] = {}
         self._committer: Any = None
         self._consumers: list[Any] = []
         self._loops: list[ray.ObjectRef[None]] = []
@@ -70,9 +81,12 @@ class Fleet:
 
         Raises:
             ReproducerError: the broker or a topic can't be used, or the group's place can't be read.
+            StoppedError: the run is to end.
         """
         settings = self._settings
         slots = ray_cluster.slots(settings.extraction.num_cpus)
+        if not ray_cluster.is_alive():
+            raise PipelineError("Ray has no machine that is alive", hint="Look at it with `ray status`.")
         if slots == 0 and ray_cluster.is_local():
             raise ConfigurationError(
                 f"extraction.num_cpus={settings.extraction.num_cpus:g} is more than the {ray_cluster.cpus():g} cores "
@@ -81,12 +95,15 @@ class Fleet:
             )
         job = self._job()
         self._warming = warm_up(job, settings.extraction.num_cpus, slots)
-        topic = look_at_topics(settings)
-        limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
-        begin = {p: low if settings.start == "earliest" else high for p, (low, high) in limits.items()}
+        topic, lows, highs = interruptible(lambda: _look(settings), self._to_end)
+        if not self.began_at:
+            self.began_at = lows if settings.start == "earliest" else highs
+        # Partitions that have come since are read from their beginning.
+        begin = {p: self.began_at.get(p, low) for p, low in lows.items()}
         committer = ray.remote(**_ACTOR)(CommitterActor)
-        self._committer = committer.remote(self._committer_settings(topic, begin), job)
-        starts: Mapping[int, PartitionStart] = _result(self._committer.start.remote())
+        self._committer = committer.remote(self._committer_settings(topic, lows, begin), job)
+        starts: Mapping[int, PartitionStart] = self._answer(self._committer.start.remote())
+        starts = self._begin(starts, topic, {p: (low, highs[p]) for p, low in lows.items()})
         self._partitions = frozenset(starts)
         for number, share in enumerate(self._shares(starts), start=1):
             self._consumers.append(self._consumer(number, share))
@@ -95,13 +112,26 @@ class Fleet:
             *(consumer.run.remote() for consumer in self._consumers),
         ]
         self.set_slots(slots)
+        self._started = True
+        if not settings.embedded:
+            self._watch = TopicWatch(settings, topic)
+            self._watch.start()
+
+    def _begin(
+        self,
+        starts: Mapping[int, PartitionStart],
+        topic: admin.TopicDescription,
+        limits: Mapping[int, tuple[int, int]],
+    ) -> Mapping[int, PartitionStart]:
+        """Decide what is read, after the committer has taken the group over; this reads from where the group stands."""
+        return starts
 
     def drain(self) -> None:
         """Let the run end when all that is on the topic now has its outcome."""
         settings = self._settings
         topic = admin.describe_topic(settings.clients, settings.source_topic, BROKER_TIMEOUT_S)
         limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
-        # Partitions that were added since the start are read, and drained, by the next start.
+        # A partition that is not read yet is read, and drained, by the next start.
         self._tell("drain_to", {p: high for p, (_, high) in limits.items() if p in self._partitions})
 
     def stop(self) -> None:
@@ -112,23 +142,44 @@ class Fleet:
         """Tell how many tasks the cluster can run at a time."""
         self._tell("set_slots", slots)
 
-    def news(self) -> News:
-        """Return what has happened since the last call.
+    def take_new_partitions(self) -> list[int]:
+        """Let partitions be read that the source topic has got since the last call; return which.
 
         Raises:
-            ReproducerError: an actor ended with it.
+            TopicReplacedError: the topic was deleted, or deleted and made anew.
+        """
+        added = self._watch.added() if self._watch is not None else {}
+        if added:
+            self._tell("add_partitions", added)
+            self._partitions |= added.keys()
+        return sorted(added)
+
+    def news(self) -> News | None:
+        """Return what has happened since the last call; None if the committer has not answered yet.
+
+        Raises:
+            ReproducerError: an actor ended with it, or has not answered for too long.
             RayActorError: an actor is lost.
         """
         self._look_at_warm_ups()
         for loop in _ended(self._loops):
-            _result(loop)
-        news: News = _result(self._committer.news.remote())
+            self._answer(loop)
+        self._look_at_consumers()
+        if self._asked is None:
+            self._asked, self._asked_at_s = self._committer.news.remote(), time.monotonic()
+        if not _ended([self._asked]):
+            self._expect_answer("the committer", self._asked_at_s)
+            return None
+        asked, self._asked = self._asked, None
+        news: News = self._answer(asked)
         if news.finished:
-            _result(self._loops[0])
+            self._answer(self._loops[0])
         return news
 
     def end(self) -> None:
         """End all actors; what they have not committed is as if it had not been."""
+        if self._watch is not None:
+            self._watch.close()
         closing = [consumer.stop.remote() for consumer in self._consumers]
         if closing and self._loops:
             ray.wait(self._loops[1:], num_returns=len(self._loops) - 1, timeout=STOP_TIMEOUT_S, fetch_local=False)
@@ -145,12 +196,12 @@ class Fleet:
             try:
                 ray.get(warm_up_task)
             except RayTaskError as error:
-                raise _unwrapped(error) from None
+                raise unwrapped(error) from None
             except (WorkerCrashedError, OutOfMemoryError) as error:
                 if self._warmed or self._warming:
                     continue
                 raise ExtractorError(
-                    f"worker processes end while they load the extractor: {str(error).splitlines()[0]}",
+                    f"worker processes end while they load the extractor: {first_line(error)}",
                     hint="Importing its module must not end the process, nor need more memory than there is.",
                 ) from None
             except RayError:
@@ -158,8 +209,31 @@ class Fleet:
                 continue
             self._warmed = True
 
+    def _look_at_consumers(self) -> None:
+        """Make sure that no consumer hangs: one that is stopped or stuck would only look like an idle topic."""
+        for number, consumer in enumerate(self._consumers, start=1):
+            asked = self._pings.get(number)
+            if asked is not None and not _ended([asked[0]]):
+                self._expect_answer(f"consumer {number}", asked[1])
+                continue
+            if asked is not None:
+                self._answer(asked[0])
+            self._pings[number] = (consumer.ping.remote(), time.monotonic())
+
+    def _expect_answer(self, who: str, since_s: float) -> None:
+        limit_s = self._settings.actor_timeout_s
+        if time.monotonic() - since_s > limit_s:
+            raise PipelineError(f"{who} has not answered for actor_timeout={limit_s:g} s")
+
+    def _to_end(self) -> bool:
+        """Whether to wait no more: a start is given up at the first request, what runs ends in an orderly way."""
+        return self._stop.now if self._started else self._stop.graceful
+
+    def _answer(self, reference: Any) -> Any:
+        return result(reference, START_TIMEOUT_S, self._to_end)
+
     def _tell(self, method: str, *arguments: object) -> None:
-        _result(getattr(self._committer, method).remote(*arguments))
+        self._answer(getattr(self._committer, method).remote(*arguments))
 
     def _shares(self, starts: Mapping[int, PartitionStart]) -> list[dict[int, PartitionStart]]:
         """Deal the partitions out to the consumers."""
@@ -171,18 +245,22 @@ class Fleet:
         return shares
 
     def _consumer(self, number: int, share: Mapping[int, PartitionStart]) -> Any:
+        consumer = ray.remote(scheduling_strategy="SPREAD", **_ACTOR)(ConsumerActor)
+        return consumer.remote(self._consumer_settings(number), share, self._committer)
+
+    def _consumer_settings(self, number: int) -> ConsumerSettings:
         settings = self._settings
-        told = ConsumerSettings(
+        return ConsumerSettings(
             number=number,
             clients=settings.clients,
             group_id=settings.group_id,
             topic=settings.source_topic,
             filepath_regex=settings.filepath_regex,
         )
-        consumer = ray.remote(scheduling_strategy="SPREAD", **_ACTOR)(ConsumerActor)
-        return consumer.remote(told, share, self._committer)
 
-    def _committer_settings(self, topic: admin.TopicDescription, begin: Mapping[int, int]) -> CommitterSettings:
+    def _committer_settings(
+        self, topic: admin.TopicDescription, lows: Mapping[int, int], begin: Mapping[int, int]
+    ) -> CommitterSettings:
         settings, extraction = self._settings, self._settings.extraction
         return CommitterSettings(
             clients=settings.clients,
@@ -191,7 +269,13 @@ class Fleet:
             results_topic=settings.results_topic,
             dead_letters_topic=settings.dead_letters_topic,
             exactly_once=settings.delivery == "exactly_once",
+            lows=lows,
             starts=begin,
+            place=PlacePolicy(
+                ignore_unreadable=settings.commit_metadata == "ignore",
+                start_anew=settings.topic_recreated == "start_anew",
+            ),
+            instance="" if settings.embedded else instance.own_name(time.time()),
             origin=Origin(
                 settings.source_topic,
                 topic.topic_id,
@@ -200,6 +284,9 @@ class Fleet:
             ),
             limits=MachineLimits(
                 commit_interval_s=settings.commit_interval_s,
+                failures=settings.failures,
+                duplicates=settings.duplicates,
+                patience=PatienceLimits(incomplete_after_s=settings.incomplete_after_s),
                 pool=PoolLimits(
                     max_crashes=extraction.max_crashes,
                     timeout_s=extraction.timeout_s,
@@ -224,48 +311,16 @@ class Fleet:
         return JobReference(job.key, ray.put(job))
 
 
-def _ended(references: list[ray.ObjectRef[None]]) -> list[ray.ObjectRef[None]]:
+def _ended(references: Sequence[ray.ObjectRef[_T]]) -> list[ray.ObjectRef[_T]]:
     """Return those that have ended."""
     if not references:
         return []
-    ended, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+    ended, _ = ray.wait(list(references), num_returns=len(references), timeout=0, fetch_local=False)
     return list(ended)
 
 
-def _result(reference: Any) -> Any:
-    """Get an actor's answer; errors of ours come out as themselves, without Ray's wrapping.
-
-    Raises:
-        ReproducerError: what the actor raised.
-        ConfigurationError: Ray's runtime environment can't be set up.
-        PipelineError: a part of the program, or of Ray, is lost.
-    """
-    try:
-        return ray.get(reference, timeout=ANSWER_TIMEOUT_S)
-    except GetTimeoutError:
-        raise PipelineError(
-            f"an actor has not answered for {ANSWER_TIMEOUT_S:g} s",
-            hint="Has the Ray cluster room for it (`ray status`), and does the broker answer?",
-        ) from None
-    except RayActorError:
-        raise
-    except RayTaskError as error:
-        raise _unwrapped(error) from error
-    except RuntimeEnvSetupError as error:
-        raise ConfigurationError(f"ray.runtime_env can't be set up: {_first_line(error)}") from error
-    except RayError as error:
-        raise PipelineError(f"{type(error).__name__}: {_first_line(error)}") from error
-
-
-def _unwrapped(error: RayTaskError) -> Exception:
-    cause = error.cause
-    if isinstance(cause, (OutOfDiskError, ObjectStoreFullError)):
-        return PipelineError(
-            f"Ray has no room left for files on their way: {_first_line(cause)}",
-            hint="Raise ray.object_store_memory, or make room where Ray spills to (/tmp).",
-        )
-    return cause if isinstance(cause, ReproducerError) else error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _look(settings: PipelineSettings) -> tuple[admin.TopicDescription, dict[int, int], dict[int, int]]:
+    """Look at the topics; return the source topic, and where its partitions begin and end."""
+    topic = look_at_topics(settings)
+    limits = admin.watermarks(settings.clients, topic.name, topic.partitions, BROKER_TIMEOUT_S)
+    return topic, {p: low for p, (low, _) in limits.items()}, {p: high for p, (_, high) in limits.items()}

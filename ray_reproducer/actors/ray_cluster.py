@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,6 +23,8 @@ _LOCAL_ENVIRONMENT: Final = {
     "RAY_task_oom_retries": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # If Ray's head process on this machine is gone, it does not come back: the run ends after 10 s instead of 60.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 
 _ROUNDING: Final = 1e-9
@@ -31,7 +35,9 @@ PROBE_TIMEOUT_S: Final = 5.0
 
 @dataclass
 class _Started:
-    local: bool = False
+    """The Ray that this process has started itself, if it has."""
+
+    settings: RaySettings | None = None
 
 
 _started = _Started()
@@ -68,7 +74,7 @@ def connect(settings: RaySettings) -> None:
     else:
         options["address"] = address = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
         _look_for(address)
-    _started.local = settings.mode == "local"
+    _started.settings = settings if settings.mode == "local" else None
     try:
         ray.init(**options)
     # Ray has no exception of its own for this: ConnectionError, RuntimeError, ValueError and others occur.
@@ -104,9 +110,33 @@ def _look_for(address: str) -> None:
         ) from error
 
 
+def revive() -> bool:
+    """Start the Ray of this process again if it has died; return whether that was so.
+
+    Raises:
+        PipelineError: it can't be started.
+    """
+    settings = _started.settings
+    if settings is None or is_alive():
+        return False
+    # Starting Ray replaces the handler of SIGTERM.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ray.shutdown()
+    connect(settings)
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return True
+
+
+def is_alive() -> bool:
+    """Whether Ray has a machine at all: without one it has died, as a whole."""
+    return any(node["Alive"] for node in ray.nodes())
+
+
 def is_local() -> bool:
     """Whether this process has started its Ray itself."""
-    return _started.local
+    return _started.settings is not None
 
 
 def cpus() -> float:

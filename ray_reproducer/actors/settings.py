@@ -88,6 +88,13 @@ class PipelineSettings:
         sys_path: directories that workers put first on their module search path.
         upload: files to put on the source topic first; None: nothing.
         embedded: the broker is librdkafka's mock cluster inside the driver.
+        failures: what becomes of a file that fails: a dead letter, or it is held for the next start.
+        duplicates: what becomes of a finished file that is uploaded again: it is skipped, or done again.
+        incomplete_after_s: how old the newest chunk of an incomplete file is when it is given up; None: never.
+        topic_recreated: if the source topic is deleted and made anew: stop, or begin with the new one.
+        commit_metadata: if what is committed beside an offset can't be read: refuse, or ignore it.
+        topic_check_interval_s: how often it is looked whether the source topic has new partitions or is another one.
+        actor_timeout_s: how long an actor may be silent before all are made anew, in seconds.
         shutdown_timeout_s: how long what is in flight may take after the program was asked to stop, in seconds.
     """
 
@@ -112,4 +119,11 @@ class PipelineSettings:
     sys_path: tuple[str, ...] = ()
     upload: UploadSettings | None = None
     embedded: bool = False
+    failures: Literal["dead_letter", "hold"] = "dead_letter"
+    duplicates: Literal["skip", "reprocess"] = "skip"
+    incomplete_after_s: float | None = 24 * 3600.0
+    topic_recreated: Literal["stop", "start_anew"] = "stop"
+    commit_metadata: Literal["refuse", "ignore"] = "refuse"
+    topic_check_interval_s: float = 30.0
+    actor_timeout_s: float = 30.0
     shutdown_timeout_s: float = 30.0

@@ -2,18 +2,18 @@
 
 Rules:
 
-1. Nothing that a restart needs lives here. If an actor is lost, all of them are made again from what Kafka has
-   committed; a part that is lost again and again ends the run.
+1. Nothing that a restart needs lives here. If an actor is lost, or silent for too long, all of them are made again from
+   what Kafka has committed. Lives of the program that end, one after the other, without having finished a file end
+   the run.
 2. Errors that a new start can't mend (fenced, refused by the broker, extractor that can't be loaded) end it at once.
+   A broker that is away is none of these, once the run has begun: it is waited for.
 3. The first request to stop lets what is in flight finish, for a limited time; the second ends everything now.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -21,23 +21,33 @@ from typing import Final, Protocol
 from ray.exceptions import RayActorError
 
 from ray_reproducer.actors import ray_cluster
-from ray_reproducer.actors.fleet import Fleet
+from ray_reproducer.actors.fleet import Fleet, FleetMaker
 from ray_reproducer.actors.settings import PipelineSettings
+from ray_reproducer.actors.stopping import StopFlag, StoppedError, first_line
 from ray_reproducer.actors.uploading import Uploading
-from ray_reproducer.core.errors import BrokerError, PipelineError
+from ray_reproducer.core.errors import (
+    BrokerAwayError,
+    BrokerError,
+    PipelineError,
+    TopicMissingError,
+    TopicReplacedError,
+)
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
+from ray_reproducer.observability.quantities import done
 
 LOOK_INTERVAL_S: Final = 0.2
 """How often the actors are asked for news: often enough for a display that seems alive."""
 SLOTS_INTERVAL_S: Final = 5.0
 """How often the size of the cluster is looked at: nodes come and go in minutes."""
-MAX_RESTARTS: Final = 5
-"""How often the actors are made anew within ``RESTART_WINDOW_S`` before the run is given up."""
-RESTART_WINDOW_S: Final = 600.0
-"""Restarts that lie further back than this are forgiven."""
+MAX_FRUITLESS_LIVES: Final = 5
+"""How many lives in a row may end without having finished a file before the run is given up."""
+LONG_LIFE_S: Final = 60.0
+"""A life that lasted this long counts as none of these: perhaps there was nothing to do."""
+LONGEST_PAUSE_S: Final = 10.0
+"""The longest pause before the next life, after 1, 2, 4 ... seconds."""
 EXIT_DEAD_LETTERS: Final = 3
-"""Exit code of a drain that left dead letters."""
+"""Exit code of a drain that left dead letters, held files, or found that data was lost before it was read."""
 
 
 class Observer(Protocol):
@@ -54,37 +64,6 @@ class Observer(Protocol):
     def message(self, level: int, text: str) -> None:
         """Take something that is worth a line in the log; ``level`` as in :mod:`logging`."""
         ...
-
-
-class StopFlag:
-    """How a signal handler, or another thread, asks a run to end."""
-
-    def __init__(self) -> None:
-        """Begin with nothing asked."""
-        self._requests = 0
-        self._asked = threading.Event()
-
-    def request(self) -> None:
-        """Ask; the first time for an orderly end, then for an immediate one."""
-        self._requests += 1
-        self._asked.set()
-
-    @property
-    def graceful(self) -> bool:
-        """Whether the run is to end."""
-        return self._requests >= 1
-
-    @property
-    def now(self) -> bool:
-        """Whether it is to end at once."""
-        return self._requests >= 2
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until something is asked, at most ``timeout_s`` seconds; not at all if it was asked already once."""
-        if self._requests == 0:
-            self._asked.wait(timeout_s)
-        else:
-            time.sleep(min(timeout_s, LOOK_INTERVAL_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +85,28 @@ class Summary:
     upload_failures: int = 0
 
 
-def run(settings: PipelineSettings, observer: Observer, stop: StopFlag) -> Summary:
+def run(
+    settings: PipelineSettings,
+    observer: Observer,
+    stop: StopFlag,
+    make_fleet: FleetMaker = Fleet,
+) -> Summary:
     """Run the program until it is done or asked to stop. The process must be connected to Ray.
 
     Args:
         settings: what to do.
         observer: who is told.
         stop: how to end it.
+        make_fleet: makes the actors of one life of the program.
 
     Raises:
         ReproducerError: it can't go on.
     """
     began = time.monotonic()
     with Uploading(settings, observer.message) as uploading:
-        supervision = _Supervision(uploading.settings, observer, stop, uploading)
+        supervision = _Supervision(uploading.settings, observer, stop, uploading, make_fleet)
         progress = supervision.run()
-    failed = progress.dead_letters > 0
+    failed = progress.dead_letters + progress.held + progress.offsets_lost > 0
     return Summary(
         progress=progress,
         seconds=time.monotonic() - began,
@@ -132,47 +117,83 @@ def run(settings: PipelineSettings, observer: Observer, stop: StopFlag) -> Summa
 
 
 class _Supervision:
-    def __init__(self, settings: PipelineSettings, observer: Observer, stop: StopFlag, uploading: Uploading) -> None:
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        observer: Observer,
+        stop: StopFlag,
+        uploading: Uploading,
+        make_fleet: FleetMaker,
+    ) -> None:
+        self._make_fleet = make_fleet
         self._settings = settings
         self._observer = observer
         self._stop = stop
         self._uploading = uploading
-        self._restarts: deque[float] = deque()
+        self._began_at: dict[int, int] = {}
+        self._fruitless = 0
+        self._lives = 0
+        self._life_began_s = 0.0
         self._earlier = Progress()
         self._progress = Progress()
 
     def run(self) -> Progress:
         """Make the actors, again and again if need be, until the run is over; return the counters of all of it."""
         while True:
-            fleet = Fleet(self._settings)
+            fleet = self._make_fleet(self._settings, self._stop, self._began_at)
+            self._life_began_s = time.monotonic()
             try:
                 self._watch(fleet)
-            except (RayActorError, PipelineError) as error:
+            except StoppedError:
+                self._warn("Stopped. What was in flight will be done by the next start.")
+                return self._progress
+            except (BrokerAwayError, TopicMissingError) as error:
+                self._wait_for_broker(error)
+            except (RayActorError, PipelineError, TopicReplacedError) as error:
                 self._note_loss(error)
-                self._earlier = self._progress
             else:
                 return self._progress
             finally:
                 fleet.end()
+            self._begin_anew()
+
+    def _wait_for_broker(self, error: BrokerError) -> None:
+        """Rule 2: go on waiting, unless the run has never begun, or a topic is gone that is not to come back."""
+        gone = isinstance(error, TopicMissingError) and self._settings.topic_recreated == "stop"
+        if self._lives == 0 or gone:
+            raise error
+        self._warn(f"{error.message}; it is waited for.")
+        self._stop.wait(LONGEST_PAUSE_S)
 
     def _note_loss(self, error: Exception) -> None:
         """Rule 1: decide whether to begin again after a part of the program was lost."""
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        self._restarts.append(now)
-        text = str(error).strip().split("\n")[0]
-        if self._settings.embedded or self._stop.graceful or len(self._restarts) > MAX_RESTARTS:
+        if isinstance(error, TopicReplacedError):
+            if self._settings.topic_recreated == "stop":
+                raise error
+            self._began_at = {}
+        finished = done(self._progress) - done(self._earlier)
+        fruitful = finished > 0 or time.monotonic() - self._life_began_s >= LONG_LIFE_S
+        self._fruitless = 0 if fruitful else self._fruitless + 1
+        text = first_line(error)
+        if self._settings.embedded or self._stop.graceful or self._fruitless > MAX_FRUITLESS_LIVES:
             raise PipelineError(
                 f"a part of the program was lost: {text}",
                 hint="What is committed is safe. Start again to go on from there.",
             ) from error
-        self._observer.message(
-            logging.WARNING, f"A part of the program was lost ({text}); it goes on from what is committed."
-        )
+        self._warn(f"A part of the program was lost ({text}); it goes on from what is committed.")
+
+    def _begin_anew(self) -> None:
+        """Prepare for the next life, after the last one has ended."""
+        self._earlier = self._progress
+        if ray_cluster.revive():
+            self._warn("Ray itself had died on this machine; it was started again.")
+        if self._fruitless:
+            self._stop.wait(min(LONGEST_PAUSE_S, 2.0 ** (self._fruitless - 1)))
 
     def _watch(self, fleet: Fleet) -> None:
         fleet.start()
+        self._began_at = fleet.began_at
+        self._lives += 1
         self._uploading.begin()
         drains, draining = self._settings.run_mode == "drain", False
         next_look_at_slots = 0.0
@@ -184,6 +205,9 @@ class _Supervision:
                 fleet.set_slots(ray_cluster.slots(self._settings.extraction.num_cpus))
             if not self._stop.graceful and self._uploading.ended() and drains and not draining:
                 draining = self._drain(fleet)
+            if added := fleet.take_new_partitions():
+                numbers = ", ".join(map(str, added))
+                self._warn(f"{self._settings.source_topic} has new partitions ({numbers}): they are read, too.")
             if self._take_news(fleet):
                 return
             if self._stop.graceful and stop_by is None:
@@ -209,12 +233,14 @@ class _Supervision:
     def _take_news(self, fleet: Fleet) -> bool:
         """Fetch what has happened, and pass it on; return whether the run is over."""
         news = fleet.news()
+        if news is None:
+            return False
         self._progress = news.progress.after(self._earlier)
         self._uploading.delivered(self._progress.messages_read)
         for text in news.messages:
             self._warn(text)
         for outcome in news.outcomes:
-            if outcome.kind == "dead_letter":
+            if outcome.kind != "result":
                 self._observer.message(logging.ERROR, _failure_text(outcome, self._settings.source_topic))
         if self._settings.collect_outcomes and news.outcomes:
             self._observer.outcomes(news.outcomes)

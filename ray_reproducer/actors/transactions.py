@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
 from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
+from ray_reproducer.core.live_letters import Place, clears_header
+from ray_reproducer.core.outcome import Outcome
+from ray_reproducer.kafka import finished_lately
 from ray_reproducer.kafka.delivery import CommittedOffset, Delivery, Record
 
 SMALLEST_LETTER_BYTES: Final = 10_000
 """A dead letter of this size can't be made smaller: if the broker refuses it, its topic can't be used."""
+Clears: TypeAlias = Mapping[bytes, Mapping[str, Sequence[Place]]]
+"""Id of a file version -> key -> places of the dead letters with that key that its outcome clears."""
 JOIN_TIMEOUT_S: Final = 1.0
 """How long a transaction that nobody waits for any more may take to notice that its producer is closed."""
 
@@ -25,7 +30,9 @@ class TransactionThread:
         delivery: Delivery,
         results_topic: str,
         dead_letters_topic: str,
+        tag: bytes,
         report: Callable[[Event | Exception], None],
+        clears: Clears | None = None,
     ) -> None:
         """Prepare.
 
@@ -33,10 +40,14 @@ class TransactionThread:
             delivery: how records and offsets are written.
             results_topic: where metadata goes.
             dead_letters_topic: where failures go.
+            tag: names group and source topic in the headers of records (``kafka.finished_lately``).
             report: called, in this thread, with how a transaction ended, or with what ended the thread.
+            clears: which dead letters a replayed file's outcome clears; None if this is no replay.
         """
+        self._clears = clears or {}
         self._delivery = delivery
         self._topics = {"result": results_topic, "dead_letter": dead_letters_topic}
+        self._tag = tag
         self._report = report
         self._commits: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="transactions", daemon=True)
@@ -64,11 +75,16 @@ class TransactionThread:
             self._report(error)
 
     def _carry_out(self, commit: Commit) -> Event:
-        records = [Record(self._topics[outcome.kind], outcome.key, outcome.value) for outcome in commit.outcomes]
+        records = self._records(commit)
         offsets = {p: CommittedOffset(c.position, c.metadata) for p, c in commit.commits.items()}
         try:
             return TransactionCommitted() if self._delivery.deliver(records, offsets) else TransactionAborted()
         except RecordTooLargeError as error:
+            if error.index >= len(commit.outcomes):
+                raise BrokerError(
+                    f"{self._topics['dead_letter']}: the broker refuses a tombstone: {error.message}",
+                    hint="Raise max.message.bytes of the topic.",
+                ) from error
             refused = commit.outcomes[error.index]
             if refused.kind == "dead_letter" and len(refused.value) <= SMALLEST_LETTER_BYTES:
                 raise BrokerError(
@@ -76,3 +92,28 @@ class TransactionThread:
                     hint="Raise max.message.bytes of the topic.",
                 ) from error
             return TransactionAborted(too_large=error.index)
+
+    def _records(self, commit: Commit) -> list[Record]:
+        """Make the records: first one for each outcome, then the tombstones of what these clear.
+
+        A dead letter clears an older one of the same key by itself: where the topic is compacted, a tombstone behind it
+        would take it away too.
+        """
+        records: list[Record] = []
+        tombstones: list[Record] = []
+        for version_id, outcome in zip(commit.versions, commit.outcomes, strict=True):
+            clears = dict(self._clears.get(version_id, {}))
+            replaced = clears.pop(outcome.key, ()) if outcome.kind == "dead_letter" else ()
+            headers = self._finished(outcome) + ((clears_header(replaced),) if replaced else ())
+            records.append(Record(self._topics[outcome.kind], outcome.key, outcome.value, headers))
+            tombstones.extend(
+                Record(self._topics["dead_letter"], key, None, (clears_header(places),))
+                for key, places in clears.items()
+            )
+        return records + tombstones
+
+    def _finished(self, outcome: Outcome) -> tuple[tuple[str, bytes], ...]:
+        """Headers by which a later life of the program knows that the file is finished."""
+        if outcome.version is None or not outcome.final:
+            return ()
+        return finished_lately.headers(self._tag, outcome.version.id)

@@ -55,6 +55,18 @@ class BrokerError(ReproducerError):
     """The broker is away, refuses us, or lacks what we need (topic, permission, feature)."""
 
 
+class BrokerAwayError(BrokerError):
+    """No broker answers; it may be back later."""
+
+
+class TopicMissingError(BrokerError):
+    """There is no topic of this name, or we may not see it."""
+
+
+class TopicReplacedError(BrokerError):
+    """The source topic was deleted, or deleted and made anew: what the group knows is about one that is gone."""
+
+
 class FencedError(BrokerError):
     """Another instance with the same group id has taken over."""
 
@@ -124,6 +136,10 @@ class UnsafePathError(ChunkError):
     reason: ClassVar[str] = "unsafe_path"
 
 
+class DeadLetterError(ReproducerError):
+    """A record of the dead-letter topic is no dead letter that this program can read."""
+
+
 class IllegalEventError(ReproducerError):
     """A state machine was given an event that can't happen in its state: a defect of this program."""
 
@@ -133,7 +149,7 @@ class ResultsOutputError(ReproducerError):
 
 
 class PipelineError(ReproducerError):
-    """The running program has lost a part that it can't replace."""
+    """The running program has lost a part: all of them are made anew, unless that happens again and again."""
 
 
 class OutputDirectoryError(ReproducerError):

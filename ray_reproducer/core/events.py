@@ -164,8 +164,15 @@ class ReleaseSegments:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Carry these outcomes and commits in one transaction."""
+    """Carry these outcomes and commits in one transaction.
 
+    Attributes:
+        versions: ids of the versions, or of the messages that are no chunks, whose outcomes these are.
+        outcomes: one for each of them.
+        commits: partition -> what to commit.
+    """
+
+    versions: tuple[bytes, ...]
     outcomes: tuple[Outcome, ...]
     commits: Mapping[int, PartitionCommit]
 

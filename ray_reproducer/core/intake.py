@@ -4,20 +4,23 @@ Rules:
 
 1. Every offset is accounted for exactly once: a flush says for each partition which range of offsets it covers,
    and names within it the chunks that it holds and the messages that are none. All other offsets in the range were
-   filtered out, were done before, or are gaps that are never delivered.
+   filtered out (by their path, or because only some file versions are wanted), were done before, or are gaps that are
+   never delivered.
 2. Offsets of a partition only grow.
-3. An offset that the committed metadata calls done is passed over; the id of its version is handed on, so that later
-   repeats of it are known for what they are.
+3. An offset that the committed metadata calls done is passed over. If it holds a whole file in one chunk, the id of
+   that is handed on, so that later repeats of it are known for what they are. Of a file in several chunks it does not
+   say that the *file* is done: it may have been given up, and what comes of it later is to be done.
 4. A message that is no chunk never stops anything: it becomes poison, with its reason and the beginning of its value.
 5. A flush carries everything that was taken since the last one.
 6. It also says how far in time each partition was read: that is what tells a file whose rest is late from one whose
    rest was not read yet.
+7. Where only some file versions are wanted, a message that is no chunk is filtered out too: it is not one of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,7 +49,7 @@ class Delivery:
         done_before: ids of versions of which offsets were passed over because they are done.
         messages: how many messages it took.
         size_bytes: length of the chunks' data, and of what is kept of poison.
-        filtered: how many messages were left out by the path filter.
+        filtered: how many messages were left out, by the path filter or because their file version is not wanted.
         lost: (partition, start, stop): offsets that were gone before they could be read.
         read_to_ms: partition -> Kafka timestamp of the message taken last, in milliseconds; ``AT_END`` if all that
             the partition holds has been taken. Partitions of which nothing is new are absent.
@@ -100,7 +103,13 @@ class _Taken:
 class Intake:
     """The state machine of one consumer."""
 
-    def __init__(self, number: int, starts: Mapping[int, PartitionStart], filepath_regex: str | None = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        starts: Mapping[int, PartitionStart],
+        filepath_regex: str | None = None,
+        only: Collection[bytes] | None = None,
+    ) -> None:
         """Begin with nothing taken.
 
         Args:
@@ -108,11 +117,13 @@ class Intake:
             starts: partition -> where to begin, and what is done above that.
             filepath_regex: chunks of files whose relative path (without append) does not match its beginning
                 are left out.
+            only: ids of the file versions that are wanted; None: all.
         """
         self._segment_id = number * _SEGMENTS_A_CONSUMER
         self._next = {p: start.position for p, start in starts.items()}
         self._from = dict(self._next)
         self._restored: dict[int, CommittedState] = {p: s.restored for p, s in starts.items() if s.restored}
+        self._only = only
         self._regex = re.compile(filepath_regex) if filepath_regex else None
         self._clear()
 
@@ -150,12 +161,19 @@ class Intake:
         try:
             chunk = decode(value)
         except ChunkError as error:
+            if self._only is not None:
+                self._filtered += 1
+                return
             self._take_poison(partition, offset, value or b"", error)
             return
         version = chunk.version
-        if self._regex and not self._regex.match(version.original_path):
+        unwanted = self._only is not None and version.id not in self._only
+        if unwanted or (self._regex and not self._regex.match(version.original_path)):
             self._filtered += 1
-        elif not self._is_done(partition, offset, version.id):
+        elif self._is_done(partition, offset, version.id):
+            if version.n_chunks == 1:
+                self._done_before.add(version.id)
+        else:
             self.buffered_bytes += len(chunk.data)
             taken = _Taken(chunk, partition, offset, timestamp_ms)
             if version.n_chunks == 1:
@@ -226,10 +244,7 @@ class Intake:
 
     def _is_done(self, partition: int, offset: int, version_id: bytes) -> bool:
         restored = self._restored.get(partition)
-        if restored is None or not restored.is_done(offset, version_id):
-            return False
-        self._done_before.add(version_id)
-        return True
+        return restored is not None and restored.is_done(offset, version_id)
 
     def _take_poison(self, partition: int, offset: int, value: bytes, error: ChunkError) -> None:
         if self._is_done(partition, offset, poison_id(partition, offset)):

@@ -70,6 +70,7 @@ class MachineLimits:
         max_waiting_files: the same by number.
         max_pending_bytes: outcomes that may wait for the broker before consumers hold still.
         versions_remembered: finished versions whose late repeats are recognised (about 200 bytes each).
+        versions_read_back: of how many finished files a new life reads the ids back from each topic.
         refresh_interval_s: when positions that stay the same are committed again; brokers forget them after 7 days.
         story_length: happenings kept to tell what became of a file.
         failures: what becomes of a file that fails: a dead letter; or it is held, its offsets stay undone, and the next
@@ -87,6 +88,7 @@ class MachineLimits:
     max_waiting_files: int = 20_000
     max_pending_bytes: int = 64 * 1024 * 1024
     versions_remembered: int = 500_000
+    versions_read_back: int = 50_000
     refresh_interval_s: float = 24 * 3600.0
     story_length: int = 20_000
     failures: Literal["dead_letter", "hold"] = "dead_letter"

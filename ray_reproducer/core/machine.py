@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ray_reproducer.core import outcome as outcomes
@@ -68,7 +68,13 @@ class Machine:
     """The committer's state machine."""
 
     def __init__(
-        self, ledger: Ledger, origin: Origin, limits: MachineLimits, now: Moment, done_lately: Iterable[bytes] = ()
+        self,
+        ledger: Ledger,
+        origin: Origin,
+        limits: MachineLimits,
+        now: Moment,
+        done_lately: Iterable[bytes] = (),
+        attempts_before: Mapping[bytes, int] | None = None,
     ) -> None:
         """Begin with what is committed.
 
@@ -78,7 +84,9 @@ class Machine:
             limits: sizes and times to keep to.
             now: the time.
             done_lately: ids of versions that earlier lives have finished, in their order.
+            attempts_before: id of a version that is replayed -> how often the extractor was started on it before.
         """
+        self._attempts_before = attempts_before or {}
         self._limits = limits
         self._ledger = ledger
         self._origin = origin
@@ -252,6 +260,7 @@ class Machine:
             self._hold(version_id, outcomes.held(version, answer))
             return
         else:
+            answer = replace(answer, attempts=answer.attempts + self._attempts_before.get(version_id, 0))
             offsets = self._ledger.offsets(version_id)
             outcome = outcomes.dead_letter(version, answer, offsets, self._origin, self._now.iso)
         self._move(version_id, "answer", (outcome.reason,), version.relative_path)
@@ -341,7 +350,7 @@ class Machine:
             return
         for version_id in plan.carried:
             self._move(version_id, "plan")
-        self._out.append(Commit(tuple(self._outcomes[v] for v in plan.carried), plan.commits))
+        self._out.append(Commit(plan.carried, tuple(self._outcomes[v] for v in plan.carried), plan.commits))
 
     def _steer_reading(self) -> None:
         uncommitted = self._outcomes.size_bytes if self._schedule.open else 0

@@ -3,11 +3,10 @@
 Rules:
 
 1. Each file version has exactly one outcome: a result (the metadata that the extractor returned) or a dead letter.
-2. A result's value is the JSON object itself, UTF-8, with nothing around it (OpenMSIStream's readers parse it).
-   NaN and infinities become ``null``; NumPy scalars and arrays, dates, UUIDs, enums and dataclasses become what
-   orjson makes of them; bytes, sets, cycles and integers beyond 64 bits are no JSON and make a dead letter.
-3. A dead letter names everything that is needed to run the file again: schema version, path, reason code, error,
-   traceback, and which offsets of which partitions of the source topic hold it.
+2. A result's value is what :mod:`metadata_json` makes of the metadata, with nothing added.
+3. A dead letter names everything that is needed to run the file again: schema version, path, id of the file version,
+   reason code, error, traceback, and which offsets of which partitions of the source topic hold it (``dead_letter``
+   has its schema, and reads it).
 4. Both are bounded: texts are cut, offset lists become ranges, so that a dead letter always fits a message.
 """
 
@@ -33,7 +32,6 @@ MAX_RAW_MESSAGE_BYTES: Final = 200_000
 """How much of a message that is no chunk is kept in its dead letter, before base64."""
 MAX_OFFSET_RANGES: Final = 10_000
 """How many offset ranges a dead letter lists before it gives only the first and last of each partition."""
-_JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 Offsets = Mapping[int, Sequence[int]]
 """Partition -> ascending offsets."""
@@ -104,29 +102,6 @@ class Origin:
     program: str
 
 
-def encode_metadata(returned: object, max_bytes: int) -> bytes | Failure:
-    """Turn what an extractor returned into a result's value, or say why that can't be.
-
-    Args:
-        returned: what the extractor returned.
-        max_bytes: the largest value that the result topic takes.
-    """
-    if not isinstance(returned, Mapping):
-        return Failure("not_a_dict", f"the extractor returned {type(returned).__name__}, not a dictionary")
-    try:
-        value = orjson.dumps(dict(returned), default=_plain, option=_JSON_OPTIONS)
-    # orjson raises JSONEncodeError (a TypeError) for what JSON can't say. But the mapping is the user's, and reading it
-    # may run code of theirs that raises anything: the attributes of an HDF5 file, say, that is closed by now.
-    except Exception as error:  # noqa: BLE001
-        what = str(error) if isinstance(error, orjson.JSONEncodeError) else f"{type(error).__name__}: {error}"
-        return Failure("not_json", f"the extractor returned something that JSON can't say: {what}")
-    if len(value) > max_bytes:
-        return Failure(
-            "result_too_large", f"the metadata is {len(value)} bytes of JSON; a message may have {max_bytes} bytes"
-        )
-    return value
-
-
 def result(version: FileVersion, value: bytes) -> Outcome:
     """Make the outcome of a file whose extractor returned metadata, already encoded."""
     return Outcome(path=version.relative_path, kind="result", key=version.result_key, value=value, version=version)
@@ -189,7 +164,12 @@ def given_up(open_version: OpenVersion, offsets: Offsets, origin: Origin, now: s
 
 
 def _file(version: FileVersion) -> dict[str, Any]:
-    return {"sha512": version.file_hash.hex(), "n_chunks": version.n_chunks, "mtime": version.mtime}
+    return {
+        "id": version.id.hex(),
+        "sha512": version.file_hash.hex(),
+        "n_chunks": version.n_chunks,
+        "mtime": version.mtime,
+    }
 
 
 def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: Origin, now: str) -> Outcome:
@@ -206,12 +186,20 @@ def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: O
 
 
 def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: str) -> Outcome:
-    """Make a small dead letter in the place of an outcome that the broker refused because of its size."""
+    """Make a small dead letter in the place of an outcome that the broker refused because of its size.
+
+    Args:
+        refused: what was refused.
+        offsets: where its chunks are on the source topic.
+        origin: what is the same for the whole run.
+        now: time in ISO format.
+    """
     if refused.kind == "result":
         size = len(refused.value)
         failure = Failure("result_too_large", f"the broker refused the metadata: {size} bytes are too large for it")
     else:
-        failure = Failure(refused.reason, refused.error)
+        attempts = orjson.loads(refused.value)["attempts"]
+        failure = Failure(refused.reason, refused.error, attempts=attempts)
     record = _record(refused.path or None, failure, offsets, origin, now, max_ranges=0)
     if refused.version is not None:
         record["file"] = _file(refused.version)
@@ -317,15 +305,3 @@ def _printable(record: dict[str, Any]) -> dict[str, Any]:
         key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
         for key, value in record.items()
     }
-
-
-def _plain(value: object) -> object:
-    """Convert what orjson leaves to us: paths, mappings, and arrays or series in a layout that it does not know."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if hasattr(value, "__fspath__"):
-        return str(value)
-    to_list = getattr(value, "tolist", None)
-    if callable(to_list):
-        return to_list()
-    raise TypeError(f"{type(value).__name__} is not JSON")

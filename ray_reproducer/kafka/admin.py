@@ -21,9 +21,9 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
-from ray_reproducer.core.errors import BrokerError, ConfigurationError
+from ray_reproducer.core.errors import BrokerAwayError, BrokerError, ConfigurationError, TopicMissingError
 from ray_reproducer.kafka import faults
-from ray_reproducer.kafka.client_config import ClientConfigs, open_admin, open_consumer
+from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_admin, open_consumer
 
 NO_TOPIC_ID: Final = bytes(16)
 """The topic id where there are none: on the embedded broker."""
@@ -65,6 +65,17 @@ def describe_topic(clients: ClientConfigs, topic: str, timeout_s: float = DEFAUL
     return description
 
 
+def find_topic(clients: ClientConfigs, topic: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> TopicDescription | None:
+    """Look a topic up; None if there is none.
+
+    Raises:
+        BrokerError: no broker answers, credentials are refused, or we may not look.
+        ConfigurationError: no topic can have this name.
+    """
+    connection = _Connection(clients, timeout_s)
+    return _find(connection, connection.metadata(), topic)
+
+
 def ensure_topic(
     clients: ClientConfigs, topic: str, partitions: int | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> TopicDescription:
@@ -97,15 +108,30 @@ def ensure_topic(
 
 
 def watermarks(
-    clients: ClientConfigs, topic: str, partitions: Sequence[int], timeout_s: float = DEFAULT_TIMEOUT_S
+    clients: ClientConfigs,
+    topic: str,
+    partitions: Sequence[int],
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    *,
+    committed: bool = True,
 ) -> dict[int, tuple[int, int]]:
     """Return for each partition the oldest offset that is left and the end (the next offset to be written).
+
+    Args:
+        clients: the user's client settings.
+        topic: its name.
+        partitions: which of them.
+        timeout_s: for all of it.
+        committed: the end of what readers of committed records can see now; False: of everything.
 
     Raises:
         BrokerError: the broker does not answer, or does not let us read the topic.
     """
     connection = _Connection(clients, timeout_s)
-    consumer = open_consumer(clients.for_consumer(**{"group.id": "ray_reproducer"}), connection.on_error)
+    ours: dict[str, Value] = {"group.id": "ray_reproducer"}
+    if not committed:
+        ours["isolation.level"] = "read_uncommitted"
+    consumer = open_consumer(clients.for_consumer(**ours), connection.on_error)
     try:
         return {partition: _limits(connection, consumer, TopicPartition(topic, partition)) for partition in partitions}
     finally:
@@ -139,6 +165,21 @@ def refuse_group_with_members(clients: ClientConfigs, group_id: str, timeout_s: 
             hint="Stop that program, or choose another group_id. To see it: "
             f"kafka-consumer-groups.sh --bootstrap-server {clients.servers} --describe --members --group {group_id}",
         )
+
+
+def forget_group(clients: ClientConfigs, group_id: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    """Delete a consumer group with its committed positions; one that does not exist is fine.
+
+    Raises:
+        BrokerError: the broker does not answer or does not let us, or somebody has joined the group.
+    """
+    connection = _Connection(clients, timeout_s)
+    try:
+        connection.ask(lambda seconds: connection.admin.delete_consumer_groups([group_id], request_timeout=seconds))
+    except KafkaException as exception:
+        error = faults.of(exception)
+        if error.code() != KafkaError.GROUP_ID_NOT_FOUND:
+            raise _refused(f"can't delete the consumer group {group_id}", error, "Grant DELETE on it.") from None
 
 
 def _limits(connection: _Connection, consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
@@ -198,7 +239,7 @@ class _Connection:
                 hint="Check kafka.security.protocol and kafka.sasl.mechanism, .username and .password.",
             )
         if time.monotonic() >= self._deadline_s:
-            raise BrokerError(
+            raise BrokerAwayError(
                 f"no Kafka broker answers at {self._clients.servers} in {self._timeout_s:g} s: {faults.text(reason)}",
                 hint="Is the broker running, does kafka.bootstrap.servers name it, and does kafka.security.protocol "
                 "match its listener (PLAINTEXT, SSL, SASL_SSL ...)?",
@@ -248,7 +289,7 @@ def _refused(what: str, error: KafkaError, hint: str) -> BrokerError:
     return BrokerError(f"{what}: {faults.text(error)}", hint=hint)
 
 
-def _unknown_topic(clients: ClientConfigs, topic: str, metadata: Any) -> BrokerError:
+def _unknown_topic(clients: ClientConfigs, topic: str, metadata: Any) -> TopicMissingError:
     names = sorted(name for name in metadata.topics if not name.startswith("__"))
     similar = difflib.get_close_matches(topic, names, n=3, cutoff=0.5)
     if similar:
@@ -257,7 +298,7 @@ def _unknown_topic(clients: ClientConfigs, topic: str, metadata: Any) -> BrokerE
         seen = f"There are: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}. "
     else:
         seen = "There are no topics that we may see. "
-    return BrokerError(
+    return TopicMissingError(
         f"the topic {topic} does not exist at {clients.servers} (or we may not see it)",
         hint=f"{seen}To create it: kafka-topics.sh --bootstrap-server {clients.servers} --create --topic {topic} "
         "--partitions 4",

@@ -55,6 +55,11 @@ _DEFAULTS: Final[Mapping[str, Value]] = {
     # A broker that is back is found again within two seconds; the library's own limit is ten.
     "reconnect.backoff.max.ms": 2000,
 }
+_PRODUCER_DEFAULTS: Final[Mapping[str, Value]] = {
+    # The library's own default, rebootstrap, forgets all brokers when the last connection breaks. In a transaction it
+    # then waits for a coordinator that it never looks for (librdkafka issue 5511). We make a new producer instead.
+    "metadata.recovery.strategy": "none",
+}
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Value]:
@@ -147,7 +152,7 @@ class ClientConfigs:
             ConfigurationError: the user's settings contradict a guarantee, or name no broker.
         """
         guaranteed: dict[str, Value] = {"enable.idempotence": True, "acks": "all"}
-        return self._merge({**guaranteed, **ours}, self.producer, leave_out=CONSUMER_ONLY)
+        return self._merge({**guaranteed, **_PRODUCER_DEFAULTS, **ours}, self.producer, leave_out=CONSUMER_ONLY)
 
     def for_admin(self, **ours: Value) -> dict[str, Value]:
         """Settings of a client for administration: ``ours`` (librdkafka's names) and the user's.

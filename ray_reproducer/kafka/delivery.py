@@ -17,9 +17,11 @@ Rules:
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
@@ -31,7 +33,7 @@ from ray_reproducer.core.errors import (
     IllegalEventError,
     RecordTooLargeError,
 )
-from ray_reproducer.kafka import faults
+from ray_reproducer.kafka import failpoints, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.group_offsets import CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
@@ -135,8 +137,8 @@ class TransactionalDelivery:
             self._outbox.producer.poll(0)
         deadline_s = time.monotonic() + self._timeout_s
         try:
-            self._outbox.producer.begin_transaction()
-            self._outbox.send(records, deadline_s)
+            failpoints.around("begin", self._outbox.producer.begin_transaction)()
+            failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
             self._commit(offsets, deadline_s)
         except RecordTooLargeError:
             self._abort(deadline_s)
@@ -163,8 +165,9 @@ class TransactionalDelivery:
         membership = self._group.membership()
         producer.poll(0)
         begun_s = time.monotonic()
-        self._repeat(lambda: producer.send_offsets_to_transaction(positions, membership, _CALL_S), deadline_s)
-        self._repeat(lambda: producer.commit_transaction(_CALL_S), deadline_s)
+        send = partial(producer.send_offsets_to_transaction, positions, membership, _CALL_S)
+        self._repeat(failpoints.around("offsets", lambda: self._no_longer_than(send, deadline_s)), deadline_s)
+        self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)
         if self._health.disturbed_at_s >= begun_s:
             self._outbox.drop()
@@ -177,6 +180,26 @@ class TransactionalDelivery:
             self._health.report(faults.text(error), vague=faults.is_vague(error))
             self._outbox.producer.poll(0.01)
             self._wait(0)
+
+    def _no_longer_than(self, call: Callable[[], None], deadline_s: float) -> None:
+        """Make a call that may ignore the time limit it was given (librdkafka issue 5456), and leave it at ours.
+
+        Raises:
+            KafkaException: what the call raises; or that it was left. Then the producer must be dropped.
+        """
+        ended: queue.SimpleQueue[KafkaError | None] = queue.SimpleQueue()
+        threading.Thread(target=lambda: ended.put(faults.attempt(call)), name="in a transaction", daemon=True).start()
+        while True:
+            try:
+                error = ended.get(timeout=_CALL_S)
+                break
+            except queue.Empty:
+                self._outbox.producer.poll(0)  # hears of trouble
+                self._wait(0)
+                if time.monotonic() >= deadline_s:
+                    raise KafkaException(KafkaError(faults.TIMED_OUT, "the client library does not answer")) from None
+        if error is not None:
+            raise KafkaException(error)
 
     def _recover(self, error: KafkaError, sent: Mapping[int, CommittedOffset], *, abort_until_s: float) -> bool:
         """After a failed transaction: find out what is committed (rules 3 and 4)."""
@@ -222,7 +245,8 @@ class TransactionalDelivery:
             self._outbox.drop()
             return
         producer = self._outbox.producer
-        error = faults.attempt(lambda: self._repeat(lambda: producer.abort_transaction(_CALL_S), deadline_s))
+        call = failpoints.around("abort", lambda: producer.abort_transaction(_CALL_S))
+        error = faults.attempt(lambda: self._repeat(call, deadline_s))
         if error:
             self._refuse_hopeless(error)
             self._health.report(f"can't abort a transaction: {faults.text(error)}", vague=faults.is_vague(error))
@@ -237,8 +261,10 @@ class TransactionalDelivery:
             self._wait(_PAUSE_S[2])
 
     def _take_over(self) -> None:
+        # Once closed, a successor may have taken the id over: taking it back would fence that one.
+        self._wait(0)
         producer = self._outbox.producer
-        self._repeat(lambda: producer.init_transactions(_CALL_S), float("inf"))
+        self._repeat(failpoints.around("init", lambda: producer.init_transactions(_CALL_S)), float("inf"))
 
     def _refuse_hopeless(self, error: KafkaError) -> None:
         """Raise what waiting can't heal; the order is rule 3."""
@@ -310,7 +336,7 @@ class AtLeastOnceDelivery:
     def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
         """See ``Delivery.deliver``. False: some of the records may be visible, and will be there twice."""
         try:
-            self._outbox.send(records, time.monotonic() + self._DELIVERY_S)
+            failpoints.around("produce", lambda: self._send(records))()
         except DeliveryFailedError as failed:
             return self._failed(failed.error)
         except KafkaException as exception:
@@ -325,6 +351,13 @@ class AtLeastOnceDelivery:
         self._closed.set()
         self._outbox.drop()
         self._group.close()
+
+    def _send(self, records: Sequence[Record]) -> None:
+        # What a tombstone clears must be there in another form before it is cleared.
+        for tombstones in (False, True):
+            part = [record for record in records if (record.value is None) is tombstones]
+            if part:
+                self._outbox.send(part, time.monotonic() + self._DELIVERY_S)
 
     def _failed(self, error: KafkaError) -> bool:
         if faults.is_forbidden(error):

@@ -13,11 +13,14 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ray_reproducer.core.errors import BrokerError, MetadataTooLargeError
-from ray_reproducer.kafka import faults
-from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
+from ray_reproducer.kafka import failpoints, faults
+from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consumer
 
 _READ_TIMEOUT_S: Final = 5.0
 """One try to read the positions; tries go on until one succeeds. While a transaction is open the read waits."""
+_DEAD_AFTER_MS: Final = 10_000
+"""A connection that has not answered for so long is given up, in milliseconds. The library's own limit, a minute, is
+for large answers; these are small."""
 _MEMBERS: Final = frozenset(
     (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
 )
@@ -55,7 +58,8 @@ class GroupOffsets:
         self._health = health
         self._last_error: KafkaError | None = None
         self._wait = wait
-        self._consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), self._on_error)
+        ours: dict[str, Value] = {"group.id": group_id, "socket.timeout.ms": _DEAD_AFTER_MS}
+        self._consumer = open_consumer(clients.for_consumer(**ours), self._on_error)
 
     def membership(self) -> Any:
         """What a transactional producer needs to commit for this group."""
@@ -80,7 +84,7 @@ class GroupOffsets:
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
         while True:
             try:
-                found = self._consumer.committed(wanted, _READ_TIMEOUT_S)
+                found = failpoints.around("read", lambda: self._consumer.committed(wanted, _READ_TIMEOUT_S))()
                 failed = [position.error for position in found if position.error]
                 if not failed:
                     return {
@@ -105,7 +109,9 @@ class GroupOffsets:
         positions = self.positions(offsets)
         while True:
             try:
-                answers = self._consumer.commit(offsets=positions, asynchronous=False)
+                answers = failpoints.around(
+                    "positions", lambda: self._consumer.commit(offsets=positions, asynchronous=False)
+                )()
                 failed = [position.error for position in answers if position.error]
                 if not failed:
                     return

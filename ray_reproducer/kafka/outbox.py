@@ -18,7 +18,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ray_reproducer.core.errors import RecordTooLargeError
-from ray_reproducer.kafka import faults
+from ray_reproducer.kafka import failpoints, faults
 from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_producer
 
 _BATCH_BYTES: Final = 1_000_000
@@ -32,11 +32,11 @@ _POLL_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is to be written: a record of a topic; its partition follows from the key."""
+    """What is to be written: a record of a topic; its partition follows from the key. Without value: a tombstone."""
 
     topic: str
     key: str
-    value: bytes
+    value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
@@ -129,7 +129,7 @@ class Outbox:
                     if faults.is_too_large(faults.of(exception)):
                         raise _too_large(index, record, faults.of(exception)) from None
                     raise
-        while self._flush(producer):
+        while failpoints.around("flush", lambda: self._flush(producer))():
             self._give_up_after(deadline_s, records)
         if self._failures:
             self._raise_failure(records)
@@ -177,7 +177,7 @@ def _size(refused: Sequence[tuple[KafkaError, Message]]) -> int:
 
 def _too_large(index: int, record: Record, error: KafkaError) -> RecordTooLargeError:
     return RecordTooLargeError(
-        f"the record {record.key} for topic {record.topic} has {len(record.value):,} bytes, which is too large: "
+        f"the record {record.key} for topic {record.topic} has {len(record.value or b''):,} bytes, which is too large: "
         f"{faults.text(error)}",
         hint="Limits: producer.message.max.bytes (here), max.message.bytes (topic), message.max.bytes (broker).",
         index=index,

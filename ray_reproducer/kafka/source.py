@@ -8,7 +8,8 @@ Rules:
    the next offset is *beyond* the end, the topic was made anew or cut: that is reported too, and reading stops there.
 3. ``PartitionEnd`` carries the true next offset, over transaction markers and compacted tails; a message that
    follows with a higher offset than expected leaves a gap of offsets that will never come.
-4. The hot path is one call of the library; prefetched messages are never thrown away (no pause, no seek) but in rule 2.
+4. The hot path is one call of the library; prefetched messages are never thrown away (no pause, no seek) but in rule 2,
+   and where the caller asks for a jump.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
+from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.kafka import faults
 from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consumer
 
@@ -116,10 +118,24 @@ class Source:
             [TopicPartition(self._topic, partition, offset) for partition, offset in starts.items()]
         )
 
+    def jump(self, partition: int, offset: int) -> None:
+        """Go on reading a partition at another offset; what was fetched ahead of it is thrown away."""
+        position = TopicPartition(self._topic, partition, offset)
+        self._consumer.incremental_unassign([position])
+        self._consumer.incremental_assign([position])
+
+    def leave(self, partition: int) -> None:
+        """Read a partition no more."""
+        self._partitions.remove(partition)
+        self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+
     def poll(self, timeout_s: float) -> Event | None:
         """Return what comes next, or None after ``timeout_s`` without anything.
 
         A ``Message`` is a message without error: its ``value()`` makes a copy, so call it once.
+
+        Raises:
+            BrokerError: the broker does not let us read the topic (any more).
         """
         message = self._consumer.poll(timeout_s)
         if message is None:
@@ -152,13 +168,18 @@ class Source:
         if error.code() == faults.OFFSET_GONE and partition is not None and offset is not None:
             self._lost[partition] = offset
             return self._resume_lost()
+        if faults.is_forbidden(error):
+            raise BrokerError(
+                f"not allowed to read the topic {self._topic}: {faults.text(error)}",
+                hint=f"Grant READ on the topic {self._topic}.",
+            )
         self._health.on_error(error)
         return None
 
     def _idle(self) -> Event | None:
         if self._lost:
             return self._resume_lost()
-        if self._health.trouble and time.monotonic() >= self._next_probe_s:
+        if self._partitions and self._health.trouble and time.monotonic() >= self._next_probe_s:
             self._next_probe_s = time.monotonic() + _PROBE_EVERY_S
             # An idle topic sends nothing that would tell that the broker is back: ask.
             if self._limits(self._partitions[0]) is not None:

@@ -25,8 +25,15 @@ _REASONS: Final = {
     "not_a_chunk": "a message that is no chunk of a file: does another program write to this topic?",
     "bad_chunk_field": "a chunk that contradicts itself: which program sent it?",
     "unsafe_path": "a chunk that names a file outside of the directory: which program sent it?",
+    "incomplete": "chunks did not come within incomplete_after; the dead letter lists them: upload the file again",
+    "superseded": "chunks did not come, and a newer version of the file did: nothing to do, most likely",
     "inconsistent_chunks": "chunks of one file contradict each other: upload the file again",
 }
+
+
+def meaning(reason: str) -> str:
+    """Say what a reason code means, and what to do; "" if it is not known."""
+    return _REASONS.get(reason, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,16 @@ def _headline(progress: Progress, seconds: float, names: RunNames, *, stopped: b
 
 
 def _advice(progress: Progress, names: RunNames, *, stopped: bool) -> Iterator[str]:
+    if progress.offsets_lost:
+        yield (
+            f"  {count(progress.offsets_lost, 'message')} of {names.source_topic} gone before they were read "
+            "(retention, deleted records): what they held is lost. Keep messages longer than this program may be away."
+        )
+    if progress.held:
+        yield (
+            f"  {count(progress.held, 'file')} failed and held (failures=hold): the next start with "
+            f"group_id={names.group_id} tries them again."
+        )
     if progress.dead_letters:
         yield from _dead_letters(progress, names)
     if progress.files_incomplete:
@@ -115,13 +132,14 @@ def _dead_letters(progress: Progress, names: RunNames) -> Iterator[str]:
     yield f"  {count(progress.dead_letters, 'dead letter')} on {names.dead_letters_topic}:"
     reasons = sorted(progress.dead_letters_by_reason.items(), key=lambda item: (-item[1], item[0]))
     for reason, number in reasons:
-        meaning = _REASONS.get(reason, "")
-        yield f"    {number:>7,}  {reason}: {meaning}" if meaning else f"    {number:>7,}  {reason}"
+        said = meaning(reason)
+        yield f"    {number:>7,}  {reason}: {said}" if said else f"    {number:>7,}  {reason}"
     if not names.servers:
         yield "  The embedded broker is gone with them: run.print_results=true shows each with its error."
         return
-    server = names.servers.partition(",")[0]
+    topic, servers = shlex.quote(names.dead_letters_topic), shlex.quote(names.servers)
     yield (
-        f"  Look at them: kafka-console-consumer.sh --bootstrap-server {shlex.quote(server)} "
-        f"--topic {shlex.quote(names.dead_letters_topic)} --from-beginning --isolation-level read_committed"
+        f"  Look at them: python -m ray_reproducer.replay --list topics.dead_letters={topic} "
+        f"kafka.bootstrap.servers={servers}"
     )
+    yield "  Its --help says how to run them again, when the reason is gone."

@@ -2,9 +2,9 @@
 
 A topic that does not exist is read by two intakes; what they make of it goes to the machine in the order of virtual
 time, as the actors would hand it over: small files faster than the workers are, so that the backlog grows until the
-machine stops the reading; large files that are open all along, of which a chunk comes now and then; tasks that come back
-as whole batches; a transaction every 0.1 s that takes 0.02 s. Everything around the core is done between two readings
-of the clock. It is the processor time of this process that counts, so that others on the machine disturb little.
+machine stops the reading; large files that are open all along, of which a chunk comes now and then; tasks that come
+back as whole batches; a transaction every 0.1 s that takes 0.02 s. Everything around the core is done between two
+readings of the clock. It is the processor time of this process that counts, so that others on the machine disturb little.
 
 Two series. `seen`: the time a file after so many files, with the limits that the program has. `in_flight`: the time a
 file while so many files wait for a worker, with these limits out of the way. Both must not grow: what a file costs may
@@ -155,9 +155,7 @@ class _Run:
         self._machine = Machine(
             Ledger(_TOPIC_ID, starts), Origin("raw", _TOPIC_ID, "bench", "core"), limits, self._moment()
         )
-        self._intakes = [
-            Intake(n, {p: s for p, s in starts.items() if p % _CONSUMERS == n}) for n in range(_CONSUMERS)
-        ]
+        self._intakes = [Intake(n, {p: s for p, s in starts.items() if p % _CONSUMERS == n}) for n in range(_CONSUMERS)]
         self._reading = True
         self._tasks: deque[StartTask] = deque()
         self._work_left = 0
@@ -339,7 +337,9 @@ def run(console: Console, path: Path, machine: dict[str, Any], *, quick: bool) -
         grown = growth(points)
         same = grown <= MOST_GROWTH
         fine = fine and same
-        console.print(f"  slowest to fastest: {grown:.2f} ({'under' if same else '[bold red]NOT under[/]'} {MOST_GROWTH})")
+        console.print(
+            f"  slowest to fastest: {grown:.2f} ({'under' if same else '[bold red]NOT under[/]'} {MOST_GROWTH})"
+        )
         report[series] = {"growth": round(grown, 2), "points": [asdict(point) for point in points]}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -42,11 +42,23 @@ def _parse_arguments() -> argparse.Namespace:
         "--dir", type=Path, help="where data and log are, and stay after stop (default: by port, removed by stop)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="start: a setting of the broker, which beats ours; {port} and {controller_port} stand for its ports",
+    )
     arguments = parser.parse_args()
     if arguments.port is not None and not 0 <= arguments.port <= _HIGHEST_PORT:
         parser.error(f"--port must be between 0 and {_HIGHEST_PORT}")
     if arguments.command != "start" and arguments.port == 0 and arguments.dir is None:
         parser.error(f"{arguments.command}: which --port, or which --dir?")
+    if arguments.set and arguments.command != "start":
+        parser.error(f"{arguments.command}: --set is for start")
+    for setting in arguments.set:
+        if "=" not in setting or "\n" in setting:
+            parser.error(f"--set {setting}: must be NAME=VALUE")
     return arguments
 
 
@@ -56,7 +68,7 @@ def _carry_out(arguments: argparse.Namespace) -> int:
         port = port or free_port()
     directory = (arguments.dir or default_directory(port)).resolve()
     if arguments.command == "start":
-        broker = start(port, directory)
+        broker = start(port, directory, arguments.set)
         _answer(arguments.json, status(directory), f"bootstrap servers: {broker.bootstrap_servers}")
         return 0
     if arguments.command == "stop":

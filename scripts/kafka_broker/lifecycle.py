@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ _CLUSTER_ID = "cmF5X3JlcHJvZHVjZXIAAA"  # any 16 bytes, base64
 _TEMPLATES = Path(__file__).resolve().parent
 
 
-def start(port: int, directory: Path) -> Broker:
+def start(port: int, directory: Path, settings: Sequence[str] = ()) -> Broker:
     """Start a broker on the directory, or return the one that runs there.
 
     Args:
         port: where clients connect; 0: any free one.
         directory: absolute; made if missing.
+        settings: of the broker, NAME=VALUE, beside or instead of those in ``server.properties``; ``{port}`` and
+            ``{controller_port}`` in them are replaced. A broker that runs already keeps those it was started with.
 
     Raises:
         KafkaScriptError: something is missing, the port is taken, or the broker does not come up.
@@ -51,8 +54,8 @@ def start(port: int, directory: Path) -> Broker:
         if port:
             if in_use(port):
                 raise KafkaScriptError(f"port {port} is in use by another program.\nTake another: --port N or --port 0")
-            return _launch(java, libs, port, directory)
-        return _launch_on_free_port(java, libs, directory)
+            return _launch(java, libs, port, directory, settings)
+        return _launch_on_free_port(java, libs, directory, settings)
 
 
 def _running(directory: Path) -> Broker | None:
@@ -68,25 +71,27 @@ def _running(directory: Path) -> Broker | None:
     return None
 
 
-def _launch_on_free_port(java: str, libs: Path, directory: Path) -> Broker:
+def _launch_on_free_port(java: str, libs: Path, directory: Path, settings: Sequence[str]) -> Broker:
     """Launch, again with another port if somebody was faster to take the one that was free."""
     for attempts_left in reversed(range(_PORT_ATTEMPTS)):
         try:
-            return _launch(java, libs, free_port(), directory)
+            return _launch(java, libs, free_port(), directory, settings)
         except KafkaScriptError as error:
             if attempts_left == 0 or "Address already in use" not in str(error):
                 raise
     raise AssertionError("the last attempt returns or raises")
 
 
-def _launch(java: str, libs: Path, port: int, directory: Path) -> Broker:
+def _launch(java: str, libs: Path, port: int, directory: Path, settings: Sequence[str]) -> Broker:
     """Prepare the directory, start the process and wait until it answers; if it does not, end it."""
     controller_port = free_port()
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
     template = (_TEMPLATES / "server.properties").read_text()
-    settings = template.format(port=port, controller_port=controller_port, data_dir=data)
-    properties_path(directory).write_text(settings)
+    ours = template.format(port=port, controller_port=controller_port, data_dir=data)
+    users = [_fill_in(setting, port, controller_port) for setting in settings]
+    # Of two lines with one name the last counts.
+    properties_path(directory).write_text("\n".join([ours.rstrip(), *users, ""]))
     classpath = ["-cp", f"{libs}/*"]
     if not (data / "meta.properties").exists():
         format_data = [java, "-Xmx256m", *classpath, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID]
@@ -109,6 +114,11 @@ def _launch(java: str, libs: Path, port: int, directory: Path) -> Broker:
         forget_record(directory)
         raise
     return broker
+
+
+def _fill_in(setting: str, port: int, controller_port: int) -> str:
+    """Put the ports in. Not with ``str.format``: settings may have braces of their own."""
+    return setting.replace("{port}", str(port)).replace("{controller_port}", str(controller_port))
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, directory: Path) -> None:

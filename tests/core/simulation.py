@@ -9,8 +9,10 @@ What the judge demands:
 1. No version and no poison gets a second outcome. One exception is inherent: what lies below the position is
    forgotten by a restart (it is no longer described anywhere), so when *all* offsets of a done version that a commit
    describes lie below the position, a repeat of the version that was not yet recorded is a file like any other to the
-   next life. A second outcome is therefore a violation if it comes in the life of the first one, or if the
-   metadata with which the life began describes at least one chunk of the version as done.
+   next life. The same goes for a file in several chunks, because a chunk that is done does not say that its file is:
+   it may have been given up. A second outcome is therefore a violation if it comes in the life of the first one, or if
+   the metadata with which the life began describes the only chunk of the version as done; or if the life was told what
+   earlier ones have finished.
 2. Positions never move back, and what was once described as done stays so.
 3. Position and metadata describe no offset as done whose version has no committed outcome (nothing is lost), and
    describe as done: every delivered offset of what the transaction carries, and, if there is room, every repeat that
@@ -39,6 +41,7 @@ from typing import Any, Literal
 
 from ray_reproducer.core.batching import BatchLimits
 from ray_reproducer.core.chunk import Chunk, FileVersion, encode
+from ray_reproducer.core.chunk import decode as decode_chunk
 from ray_reproducer.core.commit_metadata import CommittedState, decode
 from ray_reproducer.core.events import (
     Announce,
@@ -489,7 +492,7 @@ class World:
             for offset in self.broker.done_offsets(p)
             if offset >= start.position
             and self.topic.partitions[p][offset].kind == "chunk"
-            and (p, offset) not in self.broker.given_up
+            and decode_chunk(self.topic.partitions[p][offset].value).version.n_chunks == 1
         }
         finished = self.broker.finished if self.remembers else []
         known |= set(finished)

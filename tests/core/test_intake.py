@@ -13,7 +13,7 @@ from ray_reproducer.core.chunk import Chunk, FileVersion, encode
 from ray_reproducer.core.commit_metadata import CommittedState
 from ray_reproducer.core.errors import IllegalEventError
 from ray_reproducer.core.intake import SHARED_SEGMENT_BYTES, Delivery, Flush, Intake
-from ray_reproducer.core.ledger import PartitionStart, poison_id
+from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.core.outcome import MAX_RAW_MESSAGE_BYTES, PoisonMessage
 from ray_reproducer.core.patience import AT_END
 
@@ -153,7 +153,7 @@ def test_rule_6_a_delivery_says_how_far_in_time_partitions_were_read() -> None:
 
 # ---------------------------------------------------------------- rule 3
 
-KNOWN, OPEN = version("known", 3), version("open", 3)
+KNOWN, OPEN, SMALL = version("known", 3), version("open", 3), version("small", 1)
 RESTORED = PartitionStart(10, CommittedState(TOPIC_ID, frozenset([OPEN.id]), ((12, 14),), 20))
 
 
@@ -162,9 +162,10 @@ def test_rule_3_what_is_done_is_passed_over_and_its_version_handed_on() -> None:
     taken.message(0, 10, message(OPEN, 1), 0)
     taken.message(0, 11, message(KNOWN, 1), 0)
     taken.message(0, 12, message(version("in a run")), 0)
+    taken.message(0, 18, message(SMALL), 0)
     taken.message(0, 19, message(OPEN, 2), 0)
     delivery = flushed(taken).delivery
-    assert delivery.done_before == {KNOWN.id}
+    assert delivery.done_before == {SMALL.id}  # of KNOWN only a chunk is known to be done
     assert sorted(o for receipt in delivery.receipts for o in receipt.offsets) == [10, 12, 19]
 
 
@@ -173,7 +174,6 @@ def test_rule_3_from_the_end_of_what_is_described_everything_is_taken() -> None:
     taken.message(0, 19, message(KNOWN, 1), 0)
     taken.message(0, 20, message(KNOWN, 2), 0)
     delivery = flushed(taken).delivery
-    assert delivery.done_before == {KNOWN.id}
     assert [receipt.offsets for receipt in delivery.receipts] == [(20,)]
 
 
@@ -183,7 +183,6 @@ def test_rule_3_poison_that_is_done_is_passed_over() -> None:
         taken.message(0, offset, b"junk", 0)
     delivery = flushed(taken).delivery
     assert [offset for _, offset, _ in delivery.poison] == [13, 20]
-    assert delivery.done_before == {poison_id(0, 11)}
 
 
 def test_rule_3_each_partition_has_its_own_past() -> None:
@@ -293,3 +292,17 @@ def test_segment_ids_of_consumers_never_meet() -> None:
             taken.message(0, offset, message(version(f"f{offset}")), 0)
             ids += flushed(taken).segments
     assert len(set(ids)) == 15
+
+
+# ---------------------------------------------------------------- rule 6
+
+
+def test_rule_6_where_some_versions_are_wanted_all_else_is_filtered_out() -> None:
+    wanted = version("a", 2)
+    taken = Intake(0, {0: PartitionStart(0)}, only={wanted.id})
+    for offset, value in enumerate([message(wanted), message(version("b")), b"junk", None, message(wanted, 2)]):
+        taken.message(0, offset, value, 0)
+    delivery = flushed(taken).delivery
+    assert [(receipt.version, receipt.offsets) for receipt in delivery.receipts] == [(wanted, (0, 4))]
+    assert (delivery.poison, delivery.filtered, delivery.messages) == ((), 3, 5)
+    assert delivery.ranges == ((0, 0, 5),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from ray_reproducer.core.batching import BatchLimits
 from ray_reproducer.core.limits import PoolLimits
 from ray_reproducer.core.pool import ExtractionPool
+
+TIMEOUT_S = 10.0
 
 
 def pool(slots: int = 1, *, files: int = 0, fast: bool = False, **limits: object) -> ExtractionPool:
@@ -184,7 +188,57 @@ def test_rule_3_an_answer_ends_the_count() -> None:
     assert made.crashed(task, "worker_crashed", "") == {name(0): None}
 
 
+def run_all(made: ExtractionPool, crashing: set[bytes], hanging: set[bytes]) -> tuple[dict[bytes, int], float]:
+    """Run one task after the other until nothing waits: how often each file was started, and how long it all took."""
+    starts: Counter[bytes] = Counter()
+    now_s = 0.0
+    while tasks := start(made):
+        ((task, versions),) = tasks.items()
+        starts.update(versions)
+        made.began(task, now_s)
+        if hanging & set(versions):
+            now_s += TIMEOUT_S
+            assert made.late(now_s) == [task]
+        elif not crashing & set(versions):
+            made.finished(task, 0.0)
+            continue
+        for version_id, failure in made.crashed(task, "worker_crashed", "").items():
+            if failure is None:
+                made.wait(version_id, 10, alone=True)
+    return starts, now_s
+
+
+def test_rule_3_many_crashing_files_cost_their_mates_one_more_run_and_themselves_what_is_allowed() -> None:
+    made = pool(files=2000, fast=True, max_crashes=3)
+    crashing = {name(number) for number in range(0, 2000, 97)}
+    starts, _ = run_all(made, crashing, set())
+    assert len(starts) == 2000
+    for version_id, times in starts.items():
+        assert times in ((3, 4) if version_id in crashing else (1, 2)), version_id
+
+
 # ---------------------------------------------------------------- rule 4
+
+
+def test_rule_4_who_shares_a_batch_with_a_file_that_hangs_waits_for_it_once() -> None:
+    made = pool(files=1000, fast=True, timeout_s=TIMEOUT_S)
+    starts, took_s = run_all(made, set(), {name(500)})
+    assert len(starts) == 1000
+    assert took_s == 2 * TIMEOUT_S, "once in the batch, once alone"
+    assert set(starts.values()) <= {1, 2}
+
+
+@pytest.mark.parametrize(("timeout_s", "files"), [(None, 100), (1000.0, 100), (4.0, 100), (0.4, 10), (0.001, 1)])
+def test_rule_4_a_batch_is_made_to_take_a_quarter_of_the_time_limit_at_most(
+    timeout_s: float | None, files: int
+) -> None:
+    made = pool(files=10_000, timeout_s=timeout_s, batch=BatchLimits(target_s=1.0))
+    size = 0
+    for _ in range(30):
+        ((task, versions),) = start(made).items()
+        size = len(versions)
+        made.finished(task, size * 0.01)
+    assert size == pytest.approx(files, abs=1)
 
 
 def test_rule_4_the_time_runs_from_the_start_in_the_worker() -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from ray_reproducer.core.errors import BrokerError, ConfigurationError
 from ray_reproducer.kafka import admin
@@ -121,3 +121,28 @@ def test_a_group_with_members_is_refused(clients: ClientConfigs, unique_topic: M
     assert f"--group {name}" in error.value.hint
     consumer.close()
     admin.refuse_group_with_members(clients, name)
+
+
+def test_a_group_is_forgotten_and_one_that_is_not_there_is_fine(
+    clients: ClientConfigs, unique_topic: MakeTopic, name: str
+) -> None:
+    topic = unique_topic("source")
+    consumer = Consumer(clients.for_consumer(**{"group.id": name}))
+    position = TopicPartition(topic, 0, 5)
+    consumer.commit(offsets=[position], asynchronous=False)
+    admin.forget_group(clients, name)
+    assert consumer.committed([position], timeout=WAIT_S)[0].offset < 0
+    admin.forget_group(clients, name)
+    consumer.close()
+
+
+def test_the_end_of_all_and_of_what_is_committed(clients: ClientConfigs, unique_topic: MakeTopic, name: str) -> None:
+    topic = unique_topic("source")
+    producer = Producer(clients.for_producer(**{"transactional.id": name}))
+    producer.init_transactions(WAIT_S)
+    producer.begin_transaction()
+    producer.produce(topic, "a")
+    assert producer.flush(WAIT_S) == 0
+    assert admin.watermarks(clients, topic, (0,)) == {0: (0, 0)}
+    assert admin.watermarks(clients, topic, (0,), committed=False) == {0: (0, 1)}
+    producer.abort_transaction(WAIT_S)

@@ -406,3 +406,24 @@ def test_an_outbox_makes_its_producer_anew_after_it_was_dropped(embedded: Client
     assert outbox.producer is not first
     outbox.drop()
     assert values(embedded, "metadata") == ["v"]
+
+
+def test_at_least_once_a_tombstone_goes_after_what_takes_the_place_of_what_it_clears(
+    embedded: ClientConfigs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[list[str]] = []
+    send = Outbox.send
+
+    def noted(outbox: Outbox, records: list[Record], deadline_s: float) -> None:
+        sent.append([record.key for record in records])
+        send(outbox, records, deadline_s)
+
+    monkeypatch.setattr(Outbox, "send", noted)
+    delivery = AtLeastOnceDelivery(embedded, "g", "raw", (0,), ignore)
+    delivery.start()
+    records = [Record("metadata", "old", None, (("clears", b"0:1"),)), Record("metadata", "new", b"{}")]
+    assert delivery.deliver(records, {0: CommittedOffset(1, "")})
+    delivery.close()
+    assert sent == [["new"], ["old"]]
+    seen = {message.key(): (message.value(), message.headers()) for message in read_all(embedded, "metadata")}
+    assert seen == {b"new": (b"{}", None), b"old": (None, [("clears", b"0:1")])}

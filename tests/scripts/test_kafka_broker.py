@@ -147,6 +147,26 @@ def test_a_java_that_is_too_old_is_named(script: Script) -> None:
     assert "default-jre-headless" in err
 
 
+def test_a_setting_beats_ours_and_knows_the_ports(script: Script) -> None:
+    listeners = "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},OTHER://127.0.0.1:1"
+    code, out, err = script("start", "--port", "0", "--json", "--set", listeners, "--set", "a.b={braces}")
+    assert code == 0, err
+    port = json.loads(out)["bootstrap_servers"].rpartition(":")[2]
+    lines = (script.directory / "server.properties").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert settings["listeners"].startswith(f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://")
+    assert settings["listeners"].endswith("OTHER://127.0.0.1:1")
+    assert "{" not in settings["listeners"]
+    assert settings["a.b"] == "{braces}"
+
+
+@pytest.mark.parametrize("arguments", [("start", "--set", "no equals sign"), ("status", "--set", "a=b")])
+def test_a_setting_that_is_none_is_refused(script: Script, arguments: tuple[str, ...]) -> None:
+    code, _, err = script(*arguments)
+    assert code == 2
+    assert "--set" in err
+
+
 def test_rule_1_stop_finds_the_broker_of_a_start_that_was_killed(script: Script) -> None:
     starting = script.start_that_hangs()
     starting.kill()

@@ -1,0 +1,127 @@
+"""Reads the dead-letter topic, from its beginning to where it ends now, and later on from there.
+
+Rules:
+
+1. Read is what is committed, up to the end as it was when the reading began: not up to where readers of committed
+   records get at that moment. Behind a transaction that another program has open there may be records that clear
+   letters; they are waited for, as long as a broker lets a transaction be open by default.
+2. A second call of ``refresh`` reads only what came since the first.
+3. Nothing is committed, and no group is joined.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from confluent_kafka import Message
+
+from ray_reproducer.core.errors import BrokerError
+from ray_reproducer.core.live_letters import CLEARS_HEADER, LiveLetters, Place
+from ray_reproducer.kafka import admin
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
+
+STANDSTILL_S: Final = 90.0
+"""How long nothing may come before the reading is given up: a transaction may be open for 60 s by default."""
+_SAY_AFTER_S: Final = 5.0
+"""After how long without anything it is said what is waited for."""
+_POLL_S: Final = 0.2
+_GROUP: Final = "ray_reproducer.replay"
+"""A group in name only, for permissions: nothing is committed for it."""
+
+
+class DeadLetterReader:
+    """Keeps live letters up to date with their topic.
+
+    Args:
+        clients: the user's client settings.
+        topic: the dead-letter topic.
+        letters: takes what is read.
+        tell: called with a line of text when it takes long, and why.
+    """
+
+    def __init__(self, clients: ClientConfigs, topic: str, letters: LiveLetters, tell: Callable[[str], None]) -> None:
+        self.letters = letters
+        self._clients = clients
+        self._topic = topic
+        self._tell = tell
+        self._next: dict[int, int] = {}
+
+    def refresh(self, standstill_s: float = STANDSTILL_S) -> None:
+        """Read up to where the topic ends now.
+
+        Args:
+            standstill_s: how long nothing may come before it is given up.
+
+        Raises:
+            BrokerError: the broker does not answer, the topic does not exist or may not be read, or it was made anew.
+        """
+        partitions = admin.describe_topic(self._clients, self._topic).partitions
+        limits = admin.watermarks(self._clients, self._topic, partitions, committed=False)
+        for partition, (low, high) in limits.items():
+            if self._next.setdefault(partition, low) > high:
+                raise self._made_anew(partition)
+        open_partitions = {p: high for p, (_, high) in limits.items() if self._next[p] < high}
+        if not open_partitions:
+            return
+        starts = {partition: self._next[partition] for partition in open_partitions}
+        source = Source(self._clients, _GROUP, self._topic, starts, self._trouble)
+        try:
+            self._read(source, open_partitions, standstill_s)
+        finally:
+            source.close()
+
+    def _read(self, source: Source, open_partitions: dict[int, int], standstill_s: float) -> None:
+        last_s, said = time.monotonic(), False
+        while open_partitions:
+            event = source.poll(_POLL_S)
+            now = time.monotonic()
+            if event is None:
+                if now - last_s > standstill_s:
+                    raise self._standstill(open_partitions, standstill_s)
+                if now - last_s > _SAY_AFTER_S and not said:
+                    said = True
+                    self._tell(f"waiting for {self._topic}: a transaction is open there, or the broker is slow")
+                continue
+            partition = self._take(event)
+            if self._next[partition] >= open_partitions.get(partition, self._next[partition] + 1):
+                del open_partitions[partition]
+            last_s = now
+
+    def _take(self, event: Message | PartitionEnd | OffsetLost) -> int:
+        """Take what came; return the partition that it came from."""
+        if isinstance(event, PartitionEnd):
+            self._next[event.partition] = event.offset
+            return event.partition
+        if isinstance(event, OffsetLost):
+            if event.resumes_at is None:
+                raise self._made_anew(event.partition)
+            self._next[event.partition] = event.resumes_at
+            return event.partition
+        partition, offset = event.partition() or 0, event.offset() or 0
+        clears = dict(event.headers() or ()).get(CLEARS_HEADER)
+        clears = clears.encode() if isinstance(clears, str) else clears
+        key = (event.key() or b"").decode("utf-8", "backslashreplace")
+        self.letters.take(Place(partition, offset), key, event.value(), clears)
+        self._next[partition] = offset + 1
+        return partition
+
+    def _trouble(self, text: str) -> None:
+        if text:
+            self._tell(f"broker: {text}")
+
+    def _made_anew(self, partition: int) -> BrokerError:
+        return BrokerError(
+            f"{self._topic} [{partition}] ends before what was read of it: the topic was deleted and made anew, or cut",
+            hint="Start again.",
+        )
+
+    def _standstill(self, open_partitions: dict[int, int], standstill_s: float) -> BrokerError:
+        where = ", ".join(f"[{p}] {self._next[p]} of {end}" for p, end in sorted(open_partitions.items()))
+        return BrokerError(
+            f"{self._topic} can't be read to its end: nothing came for {standstill_s:g} s ({where})",
+            hint="Does a program that writes to it leave a transaction open (kafka-transactions.sh list)? "
+            "What is behind it can't be seen by anybody until the broker ends it.",
+        )

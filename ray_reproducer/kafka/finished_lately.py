@@ -1,0 +1,121 @@
+"""Which file versions this group has finished lately, read back from the records that say so.
+
+A record of a finished file carries a header with the id of the file version. A new life of the program reads the last
+records of its topics, so that a chunk that repeats one of a finished file is known for what it is, also when the commit
+metadata has forgotten that file.
+
+Rules:
+
+1. The header is :data:`HEADER`, its value 8 bytes that name group and source topic (a topic made anew is another one),
+   then the 12 bytes of the version's id. Records of others are passed over.
+2. Only committed records count. Read after the transactional id was taken over, none of ours can be missing.
+3. It ends where the topics end when it begins, and tries until it gets there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from ray_reproducer.core.chunk import VERSION_ID_BYTES
+from ray_reproducer.kafka import faults
+from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consumer
+
+HEADER: Final = "ray_reproducer"
+"""Name of the header."""
+_TAG_BYTES: Final = 8
+_POLL_S: Final = 0.5
+"""How long to wait for records before looking whether anybody still waits for us."""
+_ASK_S: Final = 5.0
+"""One try to learn where a topic begins and ends."""
+
+
+def tag(group_id: str, topic_id: bytes) -> bytes:
+    """Name a group and a source topic in 8 bytes."""
+    return hashlib.blake2b(topic_id + group_id.encode(), digest_size=_TAG_BYTES).digest()
+
+
+def headers(of: bytes, version_id: bytes) -> tuple[tuple[str, bytes], ...]:
+    """Make the headers of a finished file's record; ``of`` is the :func:`tag`."""
+    return ((HEADER, of + version_id),)
+
+
+def version_ids(
+    clients: ClientConfigs,
+    topics: Sequence[str],
+    of: bytes,
+    limit: int,
+    health: faults.Health,
+    wait: Callable[[float], None],
+) -> list[bytes]:
+    """Read the ids of the versions that were finished last.
+
+    Args:
+        clients: the user's client settings.
+        topics: where results and dead letters are.
+        of: the :func:`tag` of our group and source topic.
+        limit: how many records of each topic are looked at, the last ones of each partition.
+        health: is told of trouble.
+        wait: called between tries with seconds; raises to give up.
+    """
+    ours: dict[str, Value] = {
+        "group.id": "ray_reproducer",
+        "auto.offset.reset": "earliest",
+        "enable.partition.eof": True,
+    }
+    consumer = open_consumer(clients.for_consumer(**ours), health.on_error)
+    try:
+        places = [place for topic in topics for place in _tails(consumer, topic, limit, health, wait)]
+        consumer.assign(places)
+        found = _read(consumer, len(places), of, wait)
+        health.well()
+        return found
+    finally:
+        consumer.close()
+
+
+def _tails(
+    consumer: Consumer, topic: str, limit: int, health: faults.Health, wait: Callable[[float], None]
+) -> list[TopicPartition]:
+    while True:
+        try:
+            numbers = consumer.list_topics(topic, timeout=_ASK_S).topics[topic].partitions
+            share = -(-limit // max(1, len(numbers)))
+            tails: list[TopicPartition] = []
+            for number in numbers:
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ASK_S)
+                tails.append(TopicPartition(topic, number, max(low, high - share)))
+        except KafkaException as exception:
+            error = faults.of(exception)
+            health.report(f"can't read {topic} yet: {faults.text(error)}", vague=faults.is_vague(error))
+            wait(_POLL_S)
+        else:
+            return tails
+
+
+def _read(consumer: Consumer, unfinished: int, of: bytes, wait: Callable[[float], None]) -> list[bytes]:
+    found: list[bytes] = []
+    while unfinished:
+        message = consumer.poll(_POLL_S)
+        wait(0)
+        if message is None:
+            continue
+        error = message.error()
+        if error is not None:
+            unfinished -= error.code() == faults.END_OF_PARTITION
+            continue
+        for name, value in list(message.headers() or ()):
+            version_id = _version_id(value, of) if name == HEADER else b""
+            if version_id:
+                found.append(version_id)
+    return found
+
+
+def _version_id(value: object, of: bytes) -> bytes:
+    """Return the id in a header's value; b"" if that is somebody else's."""
+    if isinstance(value, bytes) and len(value) == _TAG_BYTES + VERSION_ID_BYTES and value.startswith(of):
+        return value[_TAG_BYTES:]
+    return b""

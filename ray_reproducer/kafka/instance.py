@@ -1,0 +1,55 @@
+"""Who runs a group: the instance that started last signs, and the one that is fenced can say by whom.
+
+The signature is a committed offset of the group on the *results* topic, with the instance's name as metadata: nobody
+reads that topic with this group, so it disturbs nothing, and it goes when the group goes. It needs the right to read
+the results topic; without it nobody is named, and nothing else is different.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import datetime, timezone
+from typing import Final
+
+from confluent_kafka import KafkaException, TopicPartition
+
+from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
+
+_ASK_S: Final = 5.0
+"""How long the broker may take: it is asked while the program starts, or ends."""
+_PARTITION: Final = 0
+
+
+def own_name(epoch_s: float) -> str:
+    """Name this process: host, number, and since when it runs the group."""
+    since = datetime.fromtimestamp(epoch_s, timezone.utc).isoformat(timespec="milliseconds")
+    return f"process {os.getpid()} on {socket.gethostname()}, since {since}"
+
+
+def sign(clients: ClientConfigs, group_id: str, results_topic: str, name: str) -> bool:
+    """Sign as the instance that runs the group; return whether the broker took it."""
+    consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), _ignore)
+    try:
+        answers = consumer.commit(offsets=[TopicPartition(results_topic, _PARTITION, 0, name)], asynchronous=False)
+    except KafkaException:
+        return False
+    finally:
+        consumer.close()
+    return not any(answer.error for answer in answers)
+
+
+def who(clients: ClientConfigs, group_id: str, results_topic: str) -> str:
+    """Return who signed last; "" if nobody did, or the broker does not tell."""
+    consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), _ignore)
+    try:
+        (found,) = consumer.committed([TopicPartition(results_topic, _PARTITION)], _ASK_S)
+    except KafkaException:
+        return ""
+    finally:
+        consumer.close()
+    return found.metadata or ""
+
+
+def _ignore(_error: object) -> None:
+    """Errors of the connection: the call itself says whether it worked."""

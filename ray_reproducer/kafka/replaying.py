@@ -1,0 +1,106 @@
+"""One replay, as the driver sees it: which dead letters are live, and what is to be done about those that are meant.
+
+Rules:
+
+1. Letters are looked at for the last time after the transactional id has been taken over, at every start of the
+   actors. By then no other replay of this dead-letter topic can commit anything, and what one has committed can be
+   read: a letter that is live now stays so until we clear it. (Looking first and taking over after that, two replays
+   could both find a letter live, and both produce its result.)
+2. Nothing else is remembered from one start to the next: what a replay has done shows in the letters that it cleared.
+   So each start of the actors is a group of its own, with nothing committed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+
+from ray_reproducer.core.live_letters import LiveLetters
+from ray_reproducer.core.replay_plan import FailedFile, ReplayPlan, Selection, SourceTopic, failed_files, make_plan
+from ray_reproducer.kafka import admin
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.dead_letters import DeadLetterReader
+
+
+class Replay:
+    """What a replay knows.
+
+    Args:
+        clients: the user's client settings.
+        dead_letters_topic: where the dead letters are.
+        selection: which of them are meant.
+        tell: called with a line of text that is worth showing.
+
+    Attributes:
+        letters: the live letters, as of the last look.
+        plan: what is to be done, as of the last look.
+    """
+
+    def __init__(
+        self, clients: ClientConfigs, dead_letters_topic: str, selection: Selection, tell: Callable[[str], None]
+    ) -> None:
+        self.letters = LiveLetters()
+        self.plan = ReplayPlan()
+        self._first: ReplayPlan | None = None
+        self._selection = selection
+        self._topic = dead_letters_topic
+        self._reader = DeadLetterReader(clients, dead_letters_topic, self.letters, tell)
+        self._clients = clients
+
+    @property
+    def transactional_id(self) -> str:
+        """One for all replays of a dead-letter topic, so that the one that starts last fences the others."""
+        return f"ray_reproducer.replay.{self._topic}"
+
+    def new_group_id(self) -> str:
+        """Make the id of a group that nobody has used."""
+        return f"{self.transactional_id}.{uuid.uuid4().hex[:12]}"
+
+    def refresh(self) -> None:
+        """Read what came to the dead-letter topic since the last look.
+
+        Raises:
+            BrokerError: it can't be read.
+        """
+        self._reader.refresh()
+
+    def look(self, source_topic: str) -> ReplayPlan:
+        """Look at the letters and at the source topic, and plan.
+
+        Raises:
+            BrokerError: one of the topics can't be read.
+        """
+        topic = admin.describe_topic(self._clients, source_topic)
+        limits = admin.watermarks(self._clients, topic.name, topic.partitions)
+        return self.plan_for(SourceTopic(topic.name, topic.topic_id, limits))
+
+    def plan_for(self, topic: SourceTopic) -> ReplayPlan:
+        """Look at the letters again, and plan for a source topic that is known already.
+
+        Raises:
+            BrokerError: the dead-letter topic can't be read.
+        """
+        self.refresh()
+        self.plan = make_plan(self.letters, self._selection, topic)
+        if self._first is None:
+            self._first = self.plan
+        return self.plan
+
+    def chosen(self) -> list[FailedFile]:
+        """All failed files that are meant, whether they can be run again or not."""
+        return [file for file in failed_files(self.letters) if self._selection.matches(file.newest)]
+
+    def others(self) -> dict[str, int]:
+        """Other extractors than the one that is meant, with how many failed files each has."""
+        found: dict[str, int] = {}
+        for file in failed_files(self.letters):
+            name = file.newest.extractor
+            if self._selection.extractor not in (None, name):
+                found[name] = found.get(name, 0) + 1
+        return found
+
+    def left(self) -> Sequence[FailedFile]:
+        """Files that were to be run and have no new outcome, as of the last ``refresh``."""
+        live = {letter.place for letter in self.letters}
+        first = self._first or self.plan
+        return [file for file in first.files.values() if any(letter.place in live for letter in file.letters)]

@@ -1,0 +1,1 @@
+"""`scripts/soak`: faults at random for as long as told, and a table of what came of them."""

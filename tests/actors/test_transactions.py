@@ -1,0 +1,95 @@
+"""Which records a transaction has, and what is made of a refusal."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from ray_reproducer.actors.transactions import Clears, TransactionThread
+from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
+from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
+from ray_reproducer.core.ledger import PartitionCommit
+from ray_reproducer.core.live_letters import Place
+from ray_reproducer.core.outcome import Outcome
+from ray_reproducer.kafka.delivery import CommittedOffset, Record
+
+ANSWER_S = 20.0
+A, B, C = (bytes([number]) * 12 for number in range(3))
+RESULT = Outcome("a", "result", "key a", b"{}")
+LETTER = Outcome("b", "dead_letter", "key b", b"why", "timeout", "slow")
+FRESH = Outcome("c", "dead_letter", "key c", b"new", "timeout", "slow")
+TAG = bytes(8)
+
+
+class FakeDelivery:
+    """Takes what is delivered, or refuses one record."""
+
+    def __init__(self, refused: int | None = None) -> None:
+        self.refused = refused
+        self.delivered: list[tuple[list[Record], dict[int, CommittedOffset]]] = []
+
+    def start(self) -> dict[int, CommittedOffset]:
+        return {}
+
+    def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
+        if self.refused is not None:
+            raise RecordTooLargeError("too large", index=self.refused)
+        self.delivered.append((list(records), dict(offsets)))
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def carried_out(delivery: FakeDelivery, clears: Clears | None = None) -> Event | Exception:
+    """How a transaction with three outcomes ended."""
+    reports: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
+    thread = TransactionThread(delivery, "results", "letters", TAG, reports.put, clears)
+    thread.start()
+    thread.submit(Commit((A, B, C), (RESULT, LETTER, FRESH), {0: PartitionCommit(7, "text")}))
+    report = reports.get(timeout=ANSWER_S)
+    thread.close()
+    return report
+
+
+def test_each_outcome_is_a_record_of_its_topic() -> None:
+    delivery = FakeDelivery()
+    assert carried_out(delivery) == TransactionCommitted()
+    ((records, offsets),) = delivery.delivered
+    assert records == [
+        Record("results", "key a", b"{}"),
+        Record("letters", "key b", b"why"),
+        Record("letters", "key c", b"new"),
+    ]
+    assert offsets == {0: CommittedOffset(7, "text")}
+
+
+def test_a_replayed_result_brings_tombstones_and_a_replayed_failure_takes_the_place_of_its_letter() -> None:
+    delivery = FakeDelivery()
+    clears = {
+        A: {"key a": [Place(0, 4)], "raw_0_9": [Place(1, 5), Place(1, 6)]},
+        B: {"key b": [Place(0, 8)], "raw_0_10": [Place(2, 1)]},
+    }
+    assert carried_out(delivery, clears) == TransactionCommitted()
+    ((records, _),) = delivery.delivered
+    assert records == [
+        Record("results", "key a", b"{}"),
+        Record("letters", "key b", b"why", (("clears", b"0:8"),)),
+        Record("letters", "key c", b"new"),
+        Record("letters", "key a", None, (("clears", b"0:4"),)),
+        Record("letters", "raw_0_9", None, (("clears", b"1:5,1:6"),)),
+        Record("letters", "raw_0_10", None, (("clears", b"2:1"),)),
+    ]
+
+
+@pytest.mark.parametrize(("refused", "said"), [(1, "refuses a dead letter of 3 bytes"), (3, "refuses a tombstone")])
+def test_what_can_not_be_made_smaller_ends_the_run(refused: int, said: str) -> None:
+    report = carried_out(FakeDelivery(refused), {A: {"key a": [Place(0, 4)]}})
+    assert isinstance(report, BrokerError)
+    assert said in str(report)
+
+
+def test_an_outcome_that_is_too_large_is_named() -> None:
+    assert carried_out(FakeDelivery(refused=0)) == TransactionAborted(too_large=0)

@@ -1,0 +1,140 @@
+"""Faults: processes of the program stand still for a while, and wake up in a world that went on."""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar, Final
+
+import psutil
+
+from ray_reproducer.kafka import failpoints
+from tests.faults import processes
+from tests.faults.dying import LOCAL, RESTART
+from tests.faults.fault import Fault, register
+from tests.faults.plan import Batch
+from tests.faults.rig import RECOVERY_S, RESULT_PARTITIONS, Rig
+from tests.faults.watching import has_open_transaction
+from tests.waiting import wait_until
+
+SHORTEST_S: Final = 0.5
+LONGEST_S: Final = 3.0
+"""How long something stands still, in seconds: less than what makes the rest of the program give it up."""
+EXIT_FENCED: Final = 4
+
+
+class _Freeze(Fault):
+    """SIGSTOP, and SIGCONT a little later."""
+
+    role: ClassVar[str]
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """See the class."""
+        victims = rig.processes_of(self.role)[:1]
+        processes.suspend(victims)
+        try:
+            rig.hold(random.Random(batch.number).uniform(SHORTEST_S, LONGEST_S))
+        finally:
+            processes.resume(victims)
+
+
+@register
+class FreezeCommitter(_Freeze):
+    """The committer, maybe in the middle of a transaction, which it can still end."""
+
+    name = "freeze committer"
+    role = "committer"
+
+
+@register
+class FreezeConsumer(_Freeze):
+    """A consumer."""
+
+    name = "freeze consumer"
+    role = "consumer"
+
+
+@register
+class FreezeWorker(_Freeze):
+    """A worker in the middle of a file."""
+
+    name = "freeze busy worker"
+    role = "extract"
+
+
+@register
+class FreezeDriver(_Freeze):
+    """The driver: the others go on without it."""
+
+    name = "freeze driver"
+    role = "driver"
+
+
+@register
+class FreezeTree(Fault):
+    """The whole program, as a laptop that is closed for a moment."""
+
+    name = "freeze whole tree"
+    needs = LOCAL
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """See the class."""
+        family = rig.family()
+        processes.suspend(family)
+        try:
+            rig.hold(random.Random(batch.number).uniform(SHORTEST_S, LONGEST_S))
+        finally:
+            processes.resume(family)
+
+
+@register
+class FreezePastTransactionTimeout(Fault):
+    """The committer in an open transaction, until the broker has aborted it; it wakes up fenced by nobody."""
+
+    name = "freeze committer past transaction timeout"
+    weight = RESTART
+    needs = frozenset({"exactly_once"})
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """The program may go on; or end as if it were fenced, which is what the broker tells it."""
+        rig.expect_end(EXIT_FENCED, said="suspended in the middle of a transaction")
+        committer = rig.processes_of("committer")[0]
+        failpoints.arm(rig.failpoints, "commit.before", "stop")
+        try:
+            wait_until(lambda: _is_stopped(committer), RECOVERY_S, "the committer to stand in a transaction")
+            assert has_open_transaction(rig.servers, rig.results, RESULT_PARTITIONS)
+            wait_until(
+                lambda: not has_open_transaction(rig.servers, rig.results, RESULT_PARTITIONS),
+                RECOVERY_S,
+                "the broker to abort the transaction",
+            )
+        finally:
+            processes.resume([committer])
+
+
+@register
+class SecondInstance(Fault):
+    """The whole program stands still, a second one takes the group over; then the first wakes up."""
+
+    name = "second instance while the first is frozen"
+    weight = RESTART / 2
+    needs = LOCAL | {"exactly_once"}
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """The first has to stop with exit code 4 and say why; the second goes on."""
+        family = rig.family()
+        processes.suspend(family)
+        try:
+            first = rig.adopt(rig.launch())
+            rig.put(20)
+            rig.wait_for_share(batch, 1.0)
+        finally:
+            processes.resume(family)
+        rig.put(20)
+        wait_until(lambda: first.process.poll() is not None, RECOVERY_S, "the older instance to stop")
+        err = first.err()
+        assert first.process.returncode == EXIT_FENCED, err
+        assert f"another instance with group_id={rig.group} has taken over" in err, err
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    return process.status() == psutil.STATUS_STOPPED

@@ -1,0 +1,56 @@
+"""Faults: nodes of a Ray cluster die, with everything that runs there and all segments in their memory."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tests.faults import processes
+from tests.faults.fault import Fault, register
+from tests.faults.plan import Batch
+from tests.faults.rig import RECOVERY_S, Rig
+from tests.ray_nodes import Node, RayNodes
+from tests.waiting import wait_until
+
+CLUSTER = frozenset({"cluster"})
+"""What a rig must have: ``rig.nodes``."""
+
+
+class _KillNode(Fault):
+    """A node with an actor dies, and another one joins."""
+
+    needs = CLUSTER
+    role: ClassVar[str]
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """See the class; a cluster whose head has the actor loses another node."""
+        nodes = nodes_of(rig)
+        rig.processes_of(self.role)
+        victims = wait_until(lambda: _with_role(nodes, self.role), RECOVERY_S, f"a node with a {self.role}")
+        nodes.add()
+        nodes.kill(victims[0])
+
+
+@register
+class KillNodeWithConsumer(_KillNode):
+    """A consumer's node."""
+
+    name = "kill node with a consumer"
+    role = "consumer"
+
+
+@register
+class KillNodeWithWorker(_KillNode):
+    """A node in the middle of the user's function."""
+
+    name = "kill node with a busy worker"
+    role = "extract"
+
+
+def nodes_of(rig: Rig) -> RayNodes:
+    """The rig's cluster."""
+    assert rig.nodes is not None, "the rig has no cluster"
+    return rig.nodes
+
+
+def _with_role(nodes: RayNodes, role: str) -> list[Node]:
+    return [node for node in nodes.nodes if processes.of_role(node.processes(), role)]
