@@ -16,6 +16,8 @@ from typing import Final
 
 import psutil
 
+from tests.waiting import wait_until
+
 PORTS: Final = (
     "port",
     "dashboard-port",
@@ -28,6 +30,7 @@ PORTS: Final = (
 """Ports of a head; all must be its own."""
 HEAD_ONLY: Final = ("port", "dashboard-port", "ray-client-server-port")
 END_DEADLINE_S: Final = 180.0
+START_DEADLINE_S: Final = 180.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,6 +58,15 @@ class Node:
     """One node: `ray start --block` and what it started."""
 
     process: subprocess.Popen[bytes]
+    log: Path
+
+    def is_up(self) -> bool:
+        """Whether it belongs to the cluster by now."""
+        return "Ray runtime started" in self.log.read_text()
+
+    def has_ended(self) -> bool:
+        """Whether it is gone; Ray gives a node 30 s to come up, which a busy machine may need."""
+        return self.process.poll() is not None
 
     def processes(self) -> list[psutil.Process]:
         """All of it, from its root; empty if it is gone."""
@@ -102,6 +114,10 @@ class RayNodes:
         self.address = f"127.0.0.1:{ports['port']}"
         head = ["--head", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self.directory}"]
         self.head = self._start(*head, *(f"--{name}={port}" for name, port in ports.items()))
+        wait_until(
+            lambda: self.head.is_up() or self.head.has_ended(), START_DEADLINE_S, f"the cluster at {self.address}"
+        )
+        assert not self.head.has_ended(), self.head.log.read_text()
 
     def add(self) -> Node:
         """Start another node, with one core."""
@@ -110,6 +126,16 @@ class RayNodes:
         node = self._start(f"--address={self.address}", "--num-cpus=1", *ports)
         self.nodes.append(node)
         return node
+
+    def wait(self) -> None:
+        """Wait until all nodes belong to the cluster; one that could not come up is started again."""
+        wait_until(self._all_up, START_DEADLINE_S, f"the nodes of the cluster at {self.address}")
+
+    def _all_up(self) -> bool:
+        for node in [node for node in self.nodes if node.has_ended()]:
+            self.nodes.remove(node)
+            self.add()
+        return all(node.is_up() for node in self.nodes)
 
     def kill(self, node: Node) -> None:
         """Let a node die."""
@@ -130,8 +156,9 @@ class RayNodes:
         command = [self._ray, "start", "--block", "--node-ip-address=127.0.0.1", *arguments]
         command.append(f"--object-store-memory={self._object_store_bytes}")
         self._started += 1
-        with (self.directory / f"start{self._started}.txt").open("w") as log:
+        path = self.directory / f"start{self._started}.txt"
+        with path.open("w") as log:
             process = subprocess.Popen(
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        return Node(process)
+        return Node(process, path)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.broker import broker
+from benchmarks.broker import Broker, broker
 from soaking import report
 from soaking.run import Soak
-from tests.faults import broker_troubles
-from tests.faults.broker import PrivateBroker
-from tests.faults.rig import Rig
+from tests.faults.catalogue import STAGES
 
 _PLAIN_WIDTH = 120
-DELIVERIES = ("exactly_once", "at_least_once")
 
 
 def main() -> int:
@@ -33,33 +32,29 @@ def main() -> int:
     args = _arguments()
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     kept = args.keep or Path(tempfile.mkdtemp(prefix="soak-failures-"))
+    described = machine.describe(Broker("", own="KAFKA_BOOTSTRAP_SERVERS" not in os.environ))
     began = time.monotonic()
     with ExitStack() as stack:
-        server = stack.enter_context(broker(args.dir))
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-", dir=args.dir))
-        disturbed = stack.enter_context(PrivateBroker(Path(directory) / "broker")) if args.broker_too else None
-        described = machine.describe(server)
 
-        def make_rig(where: Path) -> Rig:
-            features = {args.delivery, "local"}
-            if disturbed is not None:
-                return broker_troubles.rig_with(disturbed, where, args.seed, args.delivery, features)
-            return Rig(where, server.bootstrap_servers, args.seed, delivery=args.delivery, features=features)
+        @cache
+        def server() -> Broker:
+            return stack.enter_context(broker(args.dir))
 
         def say(text: str) -> None:
             minutes = (time.monotonic() - began) / 60
             console.print(f"{minutes:5.1f} min {text}", highlight=False, markup=False, soft_wrap=True)
 
-        soak = Soak(make_rig, Path(directory), kept, args.seed, say, args.faults)
+        soak = Soak(lambda: server().bootstrap_servers, Path(directory), kept, args.seed, say, args.faults)
         try:
-            soak.run(args.minutes)
+            soak.run(args.minutes, [STAGES[name] for name in args.stages])
         finally:
             minutes = (time.monotonic() - began) / 60
             report.show(console, soak.tally, described, args.seed, minutes)
-    if args.output:
-        with args.output.open("w", encoding="utf-8") as file:
-            plain = Console(file=file, width=_PLAIN_WIDTH, no_color=True)
-            report.show(plain, soak.tally, described, args.seed, minutes)
+            if args.output:
+                with args.output.open("w", encoding="utf-8") as file:
+                    plain = Console(file=file, width=_PLAIN_WIDTH, no_color=True)
+                    report.show(plain, soak.tally, described, args.seed, minutes)
     if not soak.tally.is_clean:
         console.print(f"logs of the failures: {kept}", highlight=False, markup=False)
     return 0 if soak.tally.is_clean else 1
@@ -75,10 +70,7 @@ def _arguments() -> argparse.Namespace:
         "--minutes", type=float, default=60.0, help="how long faults strike; the end takes a little more"
     )
     parser.add_argument("--seed", type=int, default=1, help="what happens follows from it")
-    parser.add_argument("--delivery", choices=DELIVERIES, default="exactly_once")
-    parser.add_argument(
-        "--broker-too", action="store_true", help="disturb the broker and the line to it, too: a second one is started"
-    )
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES), help="what the program runs on")
     parser.add_argument("--faults", nargs="*", default=[], metavar="TEXT", help="only faults with this in their names")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table as plain text, too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where logs go after a failure")

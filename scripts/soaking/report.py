@@ -62,6 +62,7 @@ def _show_totals(console: Console, tally: SoakTally, seed: int, minutes: float) 
         "dead letters planned / seen": f"{totals['letters_planned']} / {totals['letters']}",
         "lost": totals["losses"],
         "there twice": totals["duplicates"],
+        "there twice where that may be (at_least_once)": tally.repeats_allowed,
         "wrong or unplanned": totals["wrong"],
         "positions that went back or ahead of what was done": totals["steps_back"],
         "ends of the program that nothing explains": tally.unexpected_ends,

@@ -26,6 +26,7 @@ from tests.faults import processes
 from tests.faults.catalogue import FAULTS
 from tests.faults.fault import FILES_AFTERWARDS, Fault
 from tests.faults.rig import Rig, UnexpectedEndError
+from tests.faults.stages import Stage
 from tests.topics import read_committed
 
 WHOLE_CHECK_EVERY: Final = 20
@@ -44,23 +45,25 @@ class Soak:
     """See the module's head.
 
     Args:
-        make_rig: makes a rig, not yet entered, in a directory.
+        servers: gives the address of the soak's own broker.
         directory: for the rigs' files.
         kept: where logs go after a failure.
         seed: what all follows from.
         say: takes a line of text for the person who waits.
+        only: parts of names; other faults do not strike.
     """
 
     def __init__(
         self,
-        make_rig: Callable[[Path], Rig],
+        servers: Callable[[], str],
         directory: Path,
         kept: Path,
         seed: int,
         say: Callable[[str], None],
         only: Sequence[str] = (),
     ) -> None:
-        self._make_rig = make_rig
+        self._servers = servers
+        self._seed = seed
         self._directory = directory
         self._kept = kept
         self._dice = random.Random(seed)  # noqa: S311 - no secret
@@ -69,18 +72,35 @@ class Soak:
         self._rigs = 0
         self.tally = SoakTally()
 
-    def run(self, minutes: float) -> None:
-        """Let faults strike for so long, then finish what is on the topic and check everything."""
-        until_s = time.monotonic() + 60 * minutes
-        while time.monotonic() < until_s:
-            self._rigs += 1
-            with self._make_rig(self._directory / f"rig{self._rigs}") as rig:
+    def run(self, minutes: float, stages: Sequence[Stage]) -> None:
+        """Let faults strike for so long, then finish what is on the topics and check everything.
+
+        Args:
+            minutes: for all stages together.
+            stages: each gets its share of the time, one after the other.
+        """
+        shares = sum(stage.share for stage in stages)
+        until_s = time.monotonic()
+        for stage in stages:
+            until_s += 60 * minutes * stage.share / shares
+            while time.monotonic() < until_s:
+                self._rigs += 1
                 try:
-                    self._one_rig(rig, until_s)
-                finally:
-                    self.tally.add(rig.judge.tally)
-                    self.tally.starts += rig.starts
-                    self.tally.looks += rig.positions.looks
+                    self._on_stage(stage, until_s)
+                except AssertionError as error:  # of the stage itself; the next one may do better
+                    self.tally.failures.append(f"stage {stage.name}: {str(error).splitlines()[0]}")
+                    self._say(f"FAILURE stage {stage.name}: {error}")
+
+    def _on_stage(self, stage: Stage, until_s: float) -> None:
+        """Let faults strike on a rig of its own, until it is time or the rig is of no use any more."""
+        with stage.rig(self._directory / f"rig{self._rigs}", self._servers, self._seed + self._rigs) as rig:
+            self._say(f"stage {stage.name}, for {(until_s - time.monotonic()) / 60:.1f} min")
+            try:
+                self._one_rig(rig, until_s)
+            finally:
+                self.tally.add(rig.judge.tally, rig.judge.repeats)
+                self.tally.starts += rig.starts
+                self.tally.looks += rig.positions.looks
 
     def _one_rig(self, rig: Rig, until_s: float) -> None:
         kinds = self._kinds(rig)
@@ -188,7 +208,9 @@ class Soak:
             for record in read_committed(rig.servers, rig.dead_letters)
         )
         twice = [str(what) for what, times in (results + letters).items() if times > 1]
-        seen, due = (results.total(), letters.total()), (counted.results, counted.letters)
+        if rig.delivery == "at_least_once":
+            twice = []
+        seen, due = (len(results), len(letters)), (counted.results, counted.letters)
         if twice or seen != due:
             text = f"results and dead letters: {due} were seen as they came, {seen} are there now; twice: {twice[:5]}"
             self._failed(rig, "reading everything again", AssertionError(text))

@@ -44,6 +44,7 @@ class SoakTally:
         kinds: by the fault's name.
         totals: of records and positions, from all judges.
         starts: of the program, the first ones included.
+        repeats_allowed: outcomes that were there twice where that may be (`delivery=at_least_once`).
         unexpected_ends: how often the program ended though nothing was to end it.
         stuck: how often it did not get over a fault by itself, but after it was killed and started again.
         looks: how often committed positions were looked at.
@@ -54,6 +55,7 @@ class SoakTally:
     kinds: dict[str, Kind] = field(default_factory=dict)
     totals: Counter[str] = field(default_factory=Counter)
     starts: int = 0
+    repeats_allowed: int = 0
     unexpected_ends: int = 0
     stuck: int = 0
     looks: int = 0
@@ -79,7 +81,8 @@ class SoakTally:
         """The counters of a kind of fault."""
         return self.kinds.setdefault(name, Kind())
 
-    def add(self, tally: Tally) -> None:
-        """Add what the judge of a rig has counted, once the rig is given up."""
+    def add(self, tally: Tally, repeats: int) -> None:
+        """Add what the judge of a rig has counted in the end; ``repeats`` were there twice, allowed or not."""
+        self.repeats_allowed += repeats - tally.duplicates
         for counter in fields(tally):
             self.totals[counter.name] += getattr(tally, counter.name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
+from tests.faults.catalogue import STAGES
 from tests.faults.rig import Rig
 
 SEED = 20261124
@@ -22,19 +22,19 @@ class Rigs:
         self._stack = ExitStack()
         self._shared: dict[str, Rig] = {}
 
-    def make(self, **options: Any) -> Rig:
+    def make(self, stage: str) -> Rig:
         """Make a rig of one's own, with the program not started; it ends with the module's tests."""
-        options.setdefault("servers", self.servers)
-        return self._stack.enter_context(Rig(self._directories.mktemp("rig"), seed=SEED, **options))
+        directory = self._directories.mktemp("rig") / "rig"
+        return self._stack.enter_context(STAGES[stage].rig(directory, lambda: self.servers, SEED))
 
-    def shared(self, name: str, *more: str, **options: Any) -> Rig:
-        """The rig of this name, with the program running; ``options`` and ``more`` are for making it."""
-        rig = self._shared.get(name)
+    def shared(self, stage: str) -> Rig:
+        """The rig of a stage, with the program running."""
+        rig = self._shared.get(stage)
         if rig is None or rig.is_spoilt:
             if rig is not None:
                 rig.end_program()
-            rig = self._shared[name] = self.make(**options)
-            rig.start(*more)
+            rig = self._shared[stage] = self.make(stage)
+            rig.start()
         return rig
 
     def close(self) -> None:
