@@ -225,6 +225,8 @@ def _as_main(plain: dict[str, Any], dead_letters: str) -> dict[str, Any]:
     ours["topics"] = {**plain["topics"], "dead_letters": dead_letters}
     ours["run"] = {**plain["run"], "mode": RunMode.drain}
     ours["start"] = StartAt.earliest
+    # A letter may name chunks that came days apart: what is not whole in the end keeps its letter.
+    ours["incomplete_after"] = None
     main = OmegaConf.merge(OmegaConf.structured(AppConfig), OmegaConf.masked_copy(written, keys), ours)
     container = OmegaConf.to_container(main, resolve=True)
     if not isinstance(container, dict):

@@ -62,9 +62,11 @@ class Node:
 
     def is_up(self) -> bool:
         """Whether it belongs to the cluster by now."""
-        said = self.log.read_text()
-        assert self.process.poll() is None, said
-        return "Ray runtime started" in said
+        return "Ray runtime started" in self.log.read_text()
+
+    def has_ended(self) -> bool:
+        """Whether it is gone; Ray gives a node 30 s to come up, which a busy machine may need."""
+        return self.process.poll() is not None
 
     def processes(self) -> list[psutil.Process]:
         """All of it, from its root; empty if it is gone."""
@@ -112,6 +114,10 @@ class RayNodes:
         self.address = f"127.0.0.1:{ports['port']}"
         head = ["--head", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self.directory}"]
         self.head = self._start(*head, *(f"--{name}={port}" for name, port in ports.items()))
+        wait_until(
+            lambda: self.head.is_up() or self.head.has_ended(), START_DEADLINE_S, f"the cluster at {self.address}"
+        )
+        assert not self.head.has_ended(), self.head.log.read_text()
 
     def add(self) -> Node:
         """Start another node, with one core."""
@@ -122,9 +128,14 @@ class RayNodes:
         return node
 
     def wait(self) -> None:
-        """Wait until all nodes belong to the cluster."""
-        for node in (self.head, *self.nodes):
-            wait_until(node.is_up, START_DEADLINE_S, f"a node of the cluster at {self.address}")
+        """Wait until all nodes belong to the cluster; one that could not come up is started again."""
+        wait_until(self._all_up, START_DEADLINE_S, f"the nodes of the cluster at {self.address}")
+
+    def _all_up(self) -> bool:
+        for node in [node for node in self.nodes if node.has_ended()]:
+            self.nodes.remove(node)
+            self.add()
+        return all(node.is_up() for node in self.nodes)
 
     def kill(self, node: Node) -> None:
         """Let a node die."""

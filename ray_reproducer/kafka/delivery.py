@@ -144,7 +144,7 @@ class TransactionalDelivery:
             self._abort(deadline_s)
             raise
         except DeliveryFailedError as failed:
-            return self._recover(failed.error, offsets, abort_until_s=deadline_s)
+            return self._recover(self._reason(failed.error), offsets, abort_until_s=deadline_s)
         except KafkaException as exception:
             error = faults.of(exception)
             return self._recover(error, offsets, abort_until_s=deadline_s if error.txn_requires_abort() else 0.0)
@@ -219,6 +219,13 @@ class TransactionalDelivery:
             self._failures += 1
         return committed
 
+    def _reason(self, error: KafkaError) -> KafkaError:
+        """Why records were thrown away: what has failed is the transaction, which says so to the next call."""
+        if not faults.is_purged(error):
+            return error
+        said = faults.attempt(self._outbox.producer.begin_transaction)
+        return said if said is not None and said.txn_requires_abort() else error
+
     def _decide(self, sent: Mapping[int, CommittedOffset]) -> bool:
         """Compare what is committed with what was sent and what was there before (rule 4)."""
         found = self._group.read(sorted(self._partitions))
@@ -248,7 +255,8 @@ class TransactionalDelivery:
         call = failpoints.around("abort", lambda: producer.abort_transaction(_CALL_S))
         error = faults.attempt(lambda: self._repeat(call, deadline_s))
         if error:
-            self._refuse_hopeless(error)
+            if not faults.is_nothing_to_abort(error):
+                self._refuse_hopeless(error)
             self._health.report(f"can't abort a transaction: {faults.text(error)}", vague=faults.is_vague(error))
             self._outbox.drop()
 

@@ -91,6 +91,14 @@ def is_fenced(error: KafkaError) -> bool:
     return error.fatal() or error.code() in _FENCED
 
 
+def is_nothing_to_abort(error: KafkaError) -> bool:
+    """Whether an abort failed because the broker knows of no open transaction; the client library calls that fatal.
+
+    It is so if no partition could be added to the transaction. Who is fenced is told something else.
+    """
+    return error.code() == KafkaError.INVALID_TXN_STATE
+
+
 def is_forbidden(error: KafkaError) -> bool:
     """Whether the broker denies us the right; waiting does not help."""
     return error.code() in _FORBIDDEN

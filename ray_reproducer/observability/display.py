@@ -5,7 +5,8 @@ Rules:
 1. On a terminal: a panel that keeps its layout, whatever the numbers are and however narrow the window is.
    Elsewhere: one line every few seconds.
 2. Messages stand above the panel. A flood of them is cut, and how many were left out is said.
-3. Trouble with the broker is said when it begins and when it ends.
+3. Trouble with the broker is said when it begins and when it ends; and once of each kind in between: a connection that
+   was lost may come back to a broker that does not let us in.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Display:
         self._started_s = clock()
         self._last_line_s = clock()
         self._meter = RateMeter()
-        self._trouble = ""
+        self._troubles_said: set[str] = set()
         self._latest: tuple[Progress, Rates] | None = None
         self._gate = MessageGate(clock)
         self._live: Live | None = None
@@ -130,11 +131,14 @@ class Display:
         self._print(text, _STYLES.get(level, ""))
 
     def _say_trouble(self, trouble: str) -> None:
-        if trouble and not self._trouble:
+        # The client library's name of the error is in brackets at the end.
+        kind = trouble.rpartition("[")[2]
+        if trouble and kind not in self._troubles_said:
+            self._troubles_said.add(kind)
             self._print(f"broker: {trouble} (trying again until it answers)", _STYLES[logging.WARNING])
-        elif self._trouble and not trouble:
+        elif self._troubles_said and not trouble:
+            self._troubles_said.clear()
             self._print("broker: answers again")
-        self._trouble = trouble
 
     def _print(self, text: str, style: str = "") -> None:
         # As it is: a path like [red].csv is no markup, and a log file has no width to wrap at.

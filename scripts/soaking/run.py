@@ -85,14 +85,22 @@ class Soak:
             until_s += 60 * minutes * stage.share / shares
             while time.monotonic() < until_s:
                 self._rigs += 1
-                with stage.rig(self._directory / f"rig{self._rigs}", self._servers, self._seed + self._rigs) as rig:
-                    self._say(f"stage {stage.name}, for {(until_s - time.monotonic()) / 60:.1f} min")
-                    try:
-                        self._one_rig(rig, until_s)
-                    finally:
-                        self.tally.add(rig.judge.tally, rig.judge.repeats)
-                        self.tally.starts += rig.starts
-                        self.tally.looks += rig.positions.looks
+                try:
+                    self._on_stage(stage, until_s)
+                except AssertionError as error:  # of the stage itself; the next one may do better
+                    self.tally.failures.append(f"stage {stage.name}: {str(error).splitlines()[0]}")
+                    self._say(f"FAILURE stage {stage.name}: {error}")
+
+    def _on_stage(self, stage: Stage, until_s: float) -> None:
+        """Let faults strike on a rig of its own, until it is time or the rig is of no use any more."""
+        with stage.rig(self._directory / f"rig{self._rigs}", self._servers, self._seed + self._rigs) as rig:
+            self._say(f"stage {stage.name}, for {(until_s - time.monotonic()) / 60:.1f} min")
+            try:
+                self._one_rig(rig, until_s)
+            finally:
+                self.tally.add(rig.judge.tally, rig.judge.repeats)
+                self.tally.starts += rig.starts
+                self.tally.looks += rig.positions.looks
 
     def _one_rig(self, rig: Rig, until_s: float) -> None:
         kinds = self._kinds(rig)

@@ -164,6 +164,12 @@ class PrivateBroker:
         wait_until(ready, ANSWER_S, f"the topic {name}")
         return name
 
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic; returns when clients know it no longer."""
+        admin = self.admin
+        admin.delete_topics([name])[name].result(ANSWER_S)
+        wait_until(lambda: name not in admin.list_topics(timeout=ANSWER_S).topics, ANSWER_S, f"the end of {name}")
+
     def configure_topic(self, name: str, **config: str | None) -> None:
         """Change settings of a topic (dotted names); None takes one away."""
         admin = self.admin

@@ -120,7 +120,7 @@ class KillTree(Fault):
 
 @register
 class KillRaylet(Fault):
-    """Ray's own daemon on this node: nothing works without it, so the program ends, and says so."""
+    """Ray's own daemon on this node: nothing works without it. The program may end, or start another Ray."""
 
     name = "kill raylet"
     weight = RESTART
@@ -129,13 +129,12 @@ class KillRaylet(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         rig.expect_end()
-        processes.kill(rig.processes_of("raylet"))
-        wait_until(rig.has_ended, RECOVERY_S, "the program to notice that its Ray is gone")
+        _kill_of_ray(rig, "raylet")
 
 
 @register
 class KillGcs(Fault):
-    """Ray's control service."""
+    """Ray's control service: what has begun goes on for a while. The program may end, or start another Ray."""
 
     name = "kill gcs"
     weight = RESTART / 2
@@ -144,8 +143,7 @@ class KillGcs(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         rig.expect_end()
-        processes.kill(rig.processes_of("gcs"))
-        wait_until(rig.has_ended, RECOVERY_S, "the program to notice that its Ray is gone")
+        _kill_of_ray(rig, "gcs")
 
 
 @register
@@ -159,3 +157,14 @@ class KillTwice(Fault):
         processes.kill(rig.processes_of("consumer")[:1])
         rig.hold(random.Random(batch.number).uniform(0.0, 2.0), unless=rig.has_ended)
         processes.kill(rig.processes_of("committer")[:1])
+
+
+def _kill_of_ray(rig: Rig, role: str) -> None:
+    """Kill a daemon of Ray, and wait until that has had its effect."""
+    killed = rig.processes_of(role)
+    processes.kill(killed)
+    wait_until(
+        lambda: rig.has_ended() or set(rig.find(role)) - set(killed),
+        RECOVERY_S,
+        "the program to end or to start another Ray",
+    )

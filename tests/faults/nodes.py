@@ -26,8 +26,9 @@ class _KillNode(Fault):
         nodes = nodes_of(rig)
         rig.processes_of(self.role)
         victims = wait_until(lambda: _with_role(nodes, self.role), RECOVERY_S, f"a node with a {self.role}")
-        nodes.add()
         nodes.kill(victims[0])
+        nodes.add()
+        nodes.wait()
 
 
 @register

@@ -7,9 +7,8 @@ Rules:
 2. Each kind of file is in its name (``007_raises.dat``), where the extractor reads what to do. What is due for it is
    known beforehand: the value that the same function gives here, or the reason of the dead letter.
 3. Chunks of all files of a batch are shuffled over each other and over the partitions.
-4. Repeats that must be recognised whatever dies are in every batch: on the partition of the chunk that they repeat,
-   directly behind it, before the last chunk of their file there. All others (``late``) are made only if asked for: a
-   program that was started again in between remembers what its commit metadata says, not all that was ever done.
+4. Some chunks come again, of any partition, at any moment: before their file is whole, or after; and of earlier
+   batches, whole files or single chunks of them. None of that may give anything: the files are finished.
 """
 
 from __future__ import annotations
@@ -38,7 +37,9 @@ FILES: Final = {
 COSTLY: Final = {"exits": "worker_crashed", "segfault": "worker_crashed", "hangs": "timeout"}
 """Kinds that cost a worker process each time: only as many as are asked for. Kind -> reason of the dead letter."""
 _REPEATED: Final = 0.15
-"""Share of the files with several chunks of which some are there twice."""
+"""Share of the good files of which some chunk is there twice."""
+_AGAIN: Final = 2
+"""How many files of an earlier batch are uploaded again, and of how many others a single chunk comes again."""
 
 
 @dataclass
@@ -75,7 +76,9 @@ class Plan:
         self._seed = seed
         self._partitions = partitions
 
-    def batch(self, number: int, files: int, costly: int = 0, rubbish_messages: int = 2) -> Batch:
+    def batch(
+        self, number: int, files: int, costly: int = 0, rubbish_messages: int = 2, earlier: Batch | None = None
+    ) -> Batch:
         """Make one.
 
         Args:
@@ -83,6 +86,7 @@ class Plan:
             files: how many file versions, those that are ``costly`` included.
             costly: how many of the kinds that cost a worker process.
             rubbish_messages: how many messages that are no chunks.
+            earlier: a batch of which something comes again.
         """
         dice = random.Random(f"{self._seed} {number}")
         batch = Batch(number)
@@ -92,7 +96,8 @@ class Plan:
         for index, kind in enumerate(kinds):
             batch.files += self._versions(f"{number:06d}/{index:03d}_{kind}.dat", kind, dice)
         batch.rubbish = dice.sample(rubbish(), k=rubbish_messages)
-        batch.messages = self._mixed(batch, dice)
+        again = self._again(earlier, dice) if earlier else []
+        batch.messages = self._mixed(batch, again, dice)
         return batch
 
     def _versions(self, path: str, kind: str, dice: random.Random) -> Iterator[SentFile]:
@@ -106,19 +111,26 @@ class Plan:
             wrong = hashlib.sha512(b"of something else" + content).digest() if kind == "liar" else None
             yield cut(path, content, reason=reason, file_hash=wrong, chunk_bytes=chunk_bytes)
 
-    def _mixed(self, batch: Batch, dice: random.Random) -> list[tuple[SentFile | Rubbish, bytes | None, int]]:
-        """All messages in rule 3's disorder: each gets a place in it, and a repeat the place behind what it repeats."""
-        placed: list[tuple[float, int, SentFile | Rubbish, bytes | None]] = [
-            (dice.random(), dice.randrange(self._partitions), bad, bad.value) for bad in batch.rubbish
-        ]
+    @staticmethod
+    def _again(earlier: Batch, dice: random.Random) -> list[tuple[SentFile | Rubbish, bytes | None]]:
+        """Messages of an earlier batch: of some good files all, of others one."""
+        good = [file for file in earlier.files if not file.reason]
+        chosen = dice.sample(good, k=min(len(good), 2 * _AGAIN))
+        messages: list[tuple[SentFile | Rubbish, bytes | None]] = []
+        for number, file in enumerate(chosen):
+            chunks = file.chunks if number < _AGAIN else [dice.choice(file.chunks)]
+            messages += [(file, encode(chunk)) for chunk in chunks]
+        return messages
+
+    def _mixed(
+        self, batch: Batch, again: list[tuple[SentFile | Rubbish, bytes | None]], dice: random.Random
+    ) -> list[tuple[SentFile | Rubbish, bytes | None, int]]:
+        """All messages in rule 3's disorder."""
+        messages: list[tuple[SentFile | Rubbish, bytes | None]] = [(bad, bad.value) for bad in batch.rubbish]
+        messages += again
         for file in batch.files:
-            chunks = [(dice.random(), dice.randrange(self._partitions), file, encode(chunk)) for chunk in file.chunks]
-            placed += chunks
-            if len(chunks) > 2 and not file.reason and dice.random() < _REPEATED:
-                chunks.sort(key=lambda chunk: chunk[0])
-                last = {partition: place for place, partition, *_ in chunks}
-                for place, partition, _, value in dice.choices(chunks, k=2):
-                    if place < last[partition]:
-                        placed.append((place + 1e-12, partition, file, value))
-        placed.sort(key=lambda message: message[0])
-        return [(owner, value, partition) for _, partition, owner, value in placed]
+            messages += [(file, encode(chunk)) for chunk in file.chunks]
+            if not file.reason and dice.random() < _REPEATED:
+                messages.append((file, encode(dice.choice(file.chunks))))
+        dice.shuffle(messages)
+        return [(owner, value, dice.randrange(self._partitions)) for owner, value in messages]

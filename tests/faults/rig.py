@@ -128,6 +128,7 @@ class Rig:
         self.program: Program | None = None
         self.starts = 0
         self._batches = 0
+        self._last: Batch | None = None
         self._others: list[Program] = []
         self._logs: deque[Path] = deque()
         self._expected = _Expectation()
@@ -252,7 +253,7 @@ class Rig:
     def put(self, files: int = 40, costly: int = 0) -> Batch:
         """Put the next batch on the topic."""
         self._batches += 1
-        batch = self.plan.batch(self._batches, files, costly)
+        batch = self._last = self.plan.batch(self._batches, files, costly, earlier=self._last)
         self.topic.put_in_order(batch.messages)
         self.judge.sent(batch)
         return batch
@@ -305,7 +306,8 @@ class Rig:
         except AssertionError as error:
             self.look()
             missing = self.judge.missing()
-            raise AssertionError(f"{error}\nmissing: {missing[:20]}\n{self.log_tail()}") from error
+            found = "\n".join(self.judge.problems[problems:][:20])
+            raise AssertionError(f"{error}\nmissing: {missing[:20]}\n{found}\n{self.log_tail()}") from error
         self._expected = _Expectation()
         self.look()
         self.judge.close()

@@ -118,6 +118,20 @@ def test_trouble_with_the_broker_is_said_once_when_it_begins_and_ends() -> None:
     ]
 
 
+def test_each_kind_of_trouble_is_said_once_while_it_lasts() -> None:
+    stream = io.StringIO()
+    lost, refused, denied = "lost [_TRANSPORT]", "refused [_TRANSPORT]", "wrong password [_AUTHENTICATION]"
+    with Display("title", Console(file=stream, width=200)) as display:
+        for trouble in (lost, refused, denied, lost, denied, "", denied):
+            display.progress(Progress(broker_trouble=trouble))
+    assert [line.split(" (")[0] for line in stream.getvalue().splitlines()[1:]] == [
+        f"broker: {lost}",
+        f"broker: {denied}",
+        "broker: answers again",
+        f"broker: {denied}",
+    ]
+
+
 def test_a_flood_of_messages_is_cut_and_counted() -> None:
     clock, stream = Clock(), io.StringIO()
     with Display("title", Console(file=stream, width=200), clock=clock) as display:

@@ -9,7 +9,11 @@ from typing import Any
 from confluent_kafka.admin._acl import AclOperation
 from confluent_kafka.admin._resource import ResourceType
 
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.faults import Health
+from ray_reproducer.kafka.group_offsets import CommittedOffset, GroupOffsets
 from tests.faults.broker import PrivateBroker
+from tests.kafka.reading import ignore
 from tests.program import Program, start_program
 from tests.topics import read_committed
 from tests.workload import Topic, cut, messages_of
@@ -86,6 +90,13 @@ class Lab:
         numbers = range(self.files, self.files + count)
         self.topic.put(message for n in numbers for message in messages_of(cut(f"f{n}.txt", b"x" * n + b"y")))
         self.files += count
+
+    def commit_position(self, partition: int, offset: int, metadata: str) -> None:
+        """Commit a position, as another program might."""
+        clients = ClientConfigs.from_settings({"bootstrap.servers": self.broker.direct_servers})
+        offsets = GroupOffsets(clients, self.group, self.source, Health(ignore), lambda _seconds: None)
+        offsets.commit({partition: CommittedOffset(offset, metadata)})
+        offsets.close()
 
     def results_seen(self) -> list[str]:
         """The paths of all results; each must be there once."""
