@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
 from ray_reproducer.command_help import main_help, no_extractor
-from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments
+from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments, view_settings
 from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig, RayMode
 from ray_reproducer.core.errors import ExtractorError
 from ray_reproducer.error_report import print_error
@@ -50,7 +50,9 @@ def run_job(config: DictConfig) -> int:
         sys.stderr.write(f"\n{_job_label()}\n")
     if not config.extractor:
         raise ExtractorError(no_extractor())
-    return launch(*prepared(checked(config, AppConfig)))
+    plain = checked(config, AppConfig)
+    settings, ray = prepared(plain)
+    return launch(settings, ray, view_settings(plain, settings.extractor_name))
 
 
 def prepared(plain: dict[str, Any]) -> tuple[PipelineSettings, RaySettings]:

@@ -2,22 +2,32 @@
 
 Rules:
 
-1. Names, defaults and meaning are OpenMSIStream's. What it has and this program doesn't do yet is refused by name,
-   never silently ignored.
+1. Names, defaults and meaning are OpenMSIStream's. What means nothing here is accepted, and said when the run begins.
 2. A subclass adds arguments in ``ARGUMENTS`` (name -> ["positional" | "optional", keywords of ``add_argument``]) and
    lists them in ``get_command_line_arguments``.
 3. A topic that was not named is ``--topic_name``.
+4. What stands after ``--`` are settings of this program, as ``python -m ray_reproducer`` takes them; they are checked
+   when the run begins. ``--ray-address`` is ours, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final
+
+from ray_reproducer.class_arguments import (
+    DEFAULT_DECRYPT_WAIT_S,
+    DEFAULT_FIRST_DECRYPT_WAIT_S,
+    DEFAULT_HEARTBEAT_INTERVAL_S,
+    DEFAULT_LOG_INTERVAL_S,
+)
 
 DEFAULT_NAME: Final = "test"
 """What OpenMSIStream calls a configuration or a topic that nobody named."""
@@ -27,9 +37,20 @@ CONFIG_DIRECTORY: Final = "OPENMSISTREAM_CONFIG_FILE_DIR"
 """Environment variable with the directory where configuration files are looked for."""
 DEFAULT_UPDATE_SECONDS: Final = 300
 """Seconds between two lines of progress."""
-NOT_YET: Final = (
-    "logger_file_path",
+ARGUMENT_NAMES: Final = (
+    "config",
+    "topic_name",
+    "consumer_topic_name",
+    "producer_topic_name",
+    "consumer_group_id",
+    "n_consumer_threads",
+    "n_producer_threads",
+    "download_regex",
+    "mode",
+    "update_seconds",
+    "logger_stream_level",
     "logger_file_level",
+    "logger_file_path",
     "heartbeat_topic_name",
     "heartbeat_program_id",
     "heartbeat_interval_secs",
@@ -39,8 +60,16 @@ NOT_YET: Final = (
     "treat_undecryptable_as_plaintext",
     "max_wait_per_decrypt",
     "max_initial_wait_per_decrypt",
+    "ray_address",
 )
-"""Arguments of OpenMSIStream that this program doesn't know what to do with yet."""
+"""Arguments of a ``MetadataJSONReproducer``, beside the output directory."""
+_SPELT: Final = {"ray_address": "ray-address"}
+"""Arguments that are not spelt as they are called."""
+_OVERRIDES_AFTER: Final = "--"
+_AFTER_HELP: Final = (
+    "after --: settings of ray_reproducer, such as extraction.timeout=60 or run=drain;\n"
+    "  python -m ray_reproducer --help lists them"
+)
 _OPTIONAL_PREFIX: Final = "optional_"
 
 
@@ -78,6 +107,21 @@ def positive_integer(text: str) -> int:
     return number
 
 
+def positive_seconds(text: str) -> float:
+    """Read a number of seconds above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
 def regular_expression(text: str) -> re.Pattern[str]:
     """Read a regular expression.
 
@@ -102,20 +146,6 @@ def logging_level(text: str) -> int:
     if not isinstance(level, int):
         raise argparse.ArgumentTypeError(f"{text!r} is no logging level: debug, info, warning, error, critical")
     return level
-
-
-class _RefuseNotYet(argparse.Action):
-    """Says that an argument isn't supported yet."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> NoReturn:
-        """End the program with a message."""
-        parser.error(f"{option_string} of OpenMSIStream is not supported yet; leave it out")
 
 
 class ReproducerArgumentParser(argparse.ArgumentParser):
@@ -175,10 +205,50 @@ class ReproducerArgumentParser(argparse.ArgumentParser):
             "optional",
             {"type": logging_level, "default": "info", "help": "messages below this level are not shown"},
         ],
-        **{
-            name: ["optional", {"action": _RefuseNotYet, "nargs": "?", "default": None, "help": argparse.SUPPRESS}]
-            for name in NOT_YET
-        },
+        "logger_file_level": [
+            "optional",
+            {"type": logging_level, "default": "warning", "help": "messages below this level are not in the log file"},
+        ],
+        "logger_file_path": [
+            "optional",
+            {"type": Path, "help": "the log file, or a directory for it; by default in LOGS of the output directory"},
+        ],
+        "heartbeat_topic_name": ["optional", {"help": "topic for heartbeats; by default none are sent"}],
+        "heartbeat_program_id": ["optional", {"help": "what heartbeats call this program"}],
+        "heartbeat_interval_secs": [
+            "optional",
+            {
+                "type": positive_seconds,
+                "default": DEFAULT_HEARTBEAT_INTERVAL_S,
+                "help": "seconds between two heartbeats",
+            },
+        ],
+        "log_topic_name": ["optional", {"help": "topic for log messages; by default none are sent"}],
+        "log_program_id": ["optional", {"help": "what these messages call this program"}],
+        "log_interval_secs": [
+            "optional",
+            {
+                "type": positive_seconds,
+                "default": DEFAULT_LOG_INTERVAL_S,
+                "help": "seconds between two messages on that topic",
+            },
+        ],
+        "treat_undecryptable_as_plaintext": [
+            "optional",
+            {"action": "store_true", "help": "for OpenMSIStream: here messages are read as they are"},
+        ],
+        "max_wait_per_decrypt": [
+            "optional",
+            {"type": float, "default": DEFAULT_DECRYPT_WAIT_S, "help": "for OpenMSIStream, as above"},
+        ],
+        "max_initial_wait_per_decrypt": [
+            "optional",
+            {"type": float, "default": DEFAULT_FIRST_DECRYPT_WAIT_S, "help": "for OpenMSIStream, as above"},
+        ],
+        "ray_address": [
+            "optional",
+            {"metavar": "HOST:PORT", "help": "a Ray cluster that runs; by default Ray is started on this machine"},
+        ],
     }
 
     def add_arguments(self, names: Iterable[str], defaults: Mapping[str, Any]) -> None:
@@ -200,20 +270,45 @@ class ReproducerArgumentParser(argparse.ArgumentParser):
             if kind == "positional":
                 self.add_argument(name, **options)
             elif kind == "optional":
-                self.add_argument(f"--{name.removeprefix(_OPTIONAL_PREFIX)}", **_with_default_in_help(options))
+                spelt = _SPELT.get(name, name.removeprefix(_OPTIONAL_PREFIX))
+                self.add_argument(f"--{spelt}", **_with_default_in_help(options))
             else:
                 raise ValueError(f"{type(self).__name__}.ARGUMENTS[{name!r}] begins with {kind!r}")
 
     def parse_known_args(  # type: ignore[override]  # argparse declares overloads for other kinds of namespaces
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, and give ``--topic_name`` to the topics that were not named (``parse_args`` calls this too)."""
-        parsed, others = super().parse_known_args(args, namespace)
+        """Parse, and give ``--topic_name`` to the topics that were not named (``parse_args`` calls this too).
+
+        What stands after ``--`` is in ``overrides`` of what is returned.
+        """
+        arguments = list(sys.argv[1:] if args is None else args)
+        overrides: list[str] = []
+        if _OVERRIDES_AFTER in arguments:
+            place = arguments.index(_OVERRIDES_AFTER)
+            arguments, overrides = arguments[:place], arguments[place + 1 :]
+        self._refuse_no_override(overrides)
+        parsed, others = super().parse_known_args(arguments, namespace)
+        parsed.overrides = overrides
         common = getattr(parsed, "topic_name", DEFAULT_NAME)
         for name in ("consumer_topic_name", "producer_topic_name"):
             if getattr(parsed, name, None) == DEFAULT_NAME:
                 setattr(parsed, name, common)
         return parsed, others
+
+    def format_usage(self) -> str:
+        """Return the usage, with what may stand after ``--``."""
+        return f"{super().format_usage().rstrip()} [-- KEY=VALUE ...]\n"
+
+    def format_help(self) -> str:
+        """Return the help, with what may stand after ``--``."""
+        text = super().format_help().replace(super().format_usage(), self.format_usage(), 1)
+        return f"{text}\n{_AFTER_HELP}\n"
+
+    def _refuse_no_override(self, overrides: Iterable[str]) -> None:
+        for text in overrides:
+            if "=" not in text and not text.startswith("~"):
+                self.error(f"after -- stand settings of ray_reproducer, KEY=VALUE; {text!r} is none")
 
 
 def _with_default_in_help(options: dict[str, Any]) -> dict[str, Any]:

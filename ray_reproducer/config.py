@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +21,12 @@ from ray_reproducer.config_schema import DeliveryMode, RayMode, UploadAppConfig
 from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.extractor_loading import LoadedExtractor, ReproducerArguments
 from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.observability.view_settings import ViewSettings
 
 MAX_CHUNK_BYTES: Final = 64 * 1024 * 1024
 """Largest upload.chunk_size that is believed to be meant; brokers take 1 MiB unless told otherwise."""
+LEAST_VIEW_INTERVAL_S: Final = 1.0
+"""Heartbeats and log messages that come faster than this can't be meant."""
 _GROUP_ID_SAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -137,6 +140,31 @@ def pipeline_settings(plain: dict[str, Any], extractor: LoadedExtractor) -> Pipe
     )
 
 
+def view_settings(plain: dict[str, Any], extractor_name: str) -> ViewSettings:
+    """Say what is shown of the run besides the screen.
+
+    Args:
+        plain: the configuration as ``checked`` returns it.
+        extractor_name: name of the extractor.
+
+    Raises:
+        ConfigurationError: a value is out of range, or a view has no broker.
+    """
+    logs_dir, heartbeat, log = plain["logs_dir"], plain["heartbeat"], plain["log"]
+    return ViewSettings(
+        program_name=extractor_name,
+        logs_dir=str(Path(logs_dir).expanduser().absolute()) if logs_dir else None,
+        heartbeat_topic=heartbeat["topic"],
+        heartbeat_program_id=heartbeat["program_id"] or extractor_name,
+        heartbeat_interval_s=heartbeat["interval"],
+        heartbeat_clients=_view_clients(plain, "heartbeat"),
+        log_topic=log["topic"],
+        log_program_id=log["program_id"] or extractor_name,
+        log_interval_s=log["interval"],
+        log_clients=_view_clients(plain, "log"),
+    )
+
+
 def run_arguments(plain: dict[str, Any], extractor_name: str) -> ReproducerArguments:
     """Say what a ``MetadataJSONReproducer`` is constructed with.
 
@@ -234,6 +262,28 @@ def _clients(plain: dict[str, Any], *, embedded: bool) -> ClientConfigs:
             hint="Add kafka.bootstrap.servers=HOST:PORT, or kafka=embedded to try it without a broker.",
         )
     return clients
+
+
+def _view_clients(plain: dict[str, Any], view: str) -> ClientConfigs | None:
+    """Return the settings of the broker that a view's topic is on; None: the run's own."""
+    settings = plain[view]
+    if not settings["interval"] >= LEAST_VIEW_INTERVAL_S:
+        raise ConfigurationError(
+            f"{view}.interval={settings['interval']} is too small: at least {LEAST_VIEW_INTERVAL_S}."
+        )
+    embedded = bool(plain["kafka"].get("embedded", False))
+    own = ClientConfigs.from_settings(settings["kafka"])
+    if own.servers:
+        return own
+    if settings["topic"] and embedded:
+        raise ConfigurationError(
+            f"{view}.topic={settings['topic']} would be on the embedded broker, which nobody else can read.",
+            hint=f"Name a broker for it: {view}.kafka.bootstrap.servers=HOST:PORT.",
+        )
+    if not own.common:
+        return None
+    runs = _clients(plain, embedded=embedded)
+    return replace(runs, common={**runs.common, **own.common})
 
 
 def _upload(upload: dict[str, Any]) -> UploadSettings | None:

@@ -27,7 +27,7 @@ _SECRET_KEY: Final = re.compile(
     r"(^|[._-])(password|passwd|passphrase|secret|secret_key|access_key|api_key|apikey|token)$",
     re.IGNORECASE,
 )
-_KAFKA_GROUPS: Final = frozenset({"kafka", "consumer", "producer"})
+_KAFKA_GROUPS: Final = ("heartbeat.kafka", "log.kafka", "kafka", "consumer", "producer")
 _ENVIRONMENT: Final = re.compile(r"^\$\{oc\.env:\s*[A-Za-z_]\w*\s*\}$")
 _OVERRIDE: Final = re.compile(r"^(?P<sign>\+\+|\+|~|)(?P<key>[^=]+)=(?P<value>.*)$", re.DOTALL)
 _INNER_ITEM: Final = re.compile(
@@ -38,9 +38,9 @@ _ENVIRONMENT_NOT_FOUND: Final = re.compile(r"Environment variable '(?P<name>[^']
 
 def is_secret_key(key: str) -> bool:
     """Tell whether the value of this dotted key must not be seen."""
-    group, _, name = key.partition(".")
-    if group in _KAFKA_GROUPS:
-        return is_secret(name)
+    for group in _KAFKA_GROUPS:
+        if key.startswith(f"{group}."):
+            return is_secret(key.removeprefix(f"{group}."))
     return _SECRET_KEY.search(key) is not None
 
 

@@ -4,8 +4,8 @@ Rules:
 
 1. A key's type is here; its meaning, unit and default are in ``conf/``, which ``--help`` shows. ``MISSING`` here
    means: ``conf/`` has the default, or says that it must be given.
-2. ``kafka``, ``consumer``, ``producer``, ``extractor`` and ``ray.runtime_env`` are open: any key goes. Everywhere
-   else a key that isn't here is refused (``config_checks``).
+2. ``kafka``, ``consumer``, ``producer``, ``heartbeat.kafka``, ``log.kafka``, ``extractor`` and ``ray.runtime_env`` are
+   open: any key goes. Everywhere else a key that isn't here is refused (``config_checks``).
 """
 
 from __future__ import annotations
@@ -141,6 +141,26 @@ class RayConfig:
 
 
 @dataclass
+class HeartbeatConfig:
+    """``heartbeat.*``."""
+
+    topic: str | None = None
+    program_id: str | None = None
+    interval: float = MISSING
+    kafka: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LogConfig:
+    """``log.*``."""
+
+    topic: str | None = None
+    program_id: str | None = None
+    interval: float = MISSING
+    kafka: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class AppConfig:
     """Everything that ``python -m ray_reproducer`` can be told."""
 
@@ -168,6 +188,9 @@ class AppConfig:
     commit_interval: float = MISSING
     shutdown_timeout: float = MISSING
     ray: RayConfig = field(default_factory=RayConfig)
+    logs_dir: str | None = None
+    heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 @dataclass
@@ -249,7 +272,11 @@ class ReplayAppConfig:
 
 def register() -> None:
     """Make the types known to Hydra, under the names that the defaults lists in ``conf/`` use."""
-    _store("ray_reproducer_schema", AppConfig, ("kafka", "consumer", "producer", "extractor", "ray.runtime_env"))
+    _store(
+        "ray_reproducer_schema",
+        AppConfig,
+        ("kafka", "consumer", "producer", "extractor", "ray.runtime_env", "heartbeat.kafka", "log.kafka"),
+    )
     _store(
         "ray_reproducer_replay_schema",
         ReplayAppConfig,

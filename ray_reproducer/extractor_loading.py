@@ -16,6 +16,7 @@ import functools
 import importlib
 import inspect
 import os
+import pickle
 import pkgutil
 import sys
 import traceback
@@ -297,7 +298,8 @@ def _pickle(extract: Extract, name: str) -> bytes:
         culprit = _culprit(extract)
         raise ExtractorError(
             f"The extractor {name} can't be sent to the workers: {culprit or error}.",
-            hint="Make such things when they are needed, in the function that reads the file, and not before"
+            hint="Make such things in the worker, when they are first needed, and not before. In a class, __getstate__ "
+            "can leave them out: return a copy of super().__getstate__() without them."
             if culprit
             else "Everything that it holds must be picklable.",
         ) from error
@@ -316,6 +318,16 @@ def _dumps(value: object) -> bytes:
 
     dumps: Callable[[object], bytes] = cloudpickle.dumps
     return dumps(value)
+
+
+def _state(owner: object) -> Mapping[str, object]:
+    """Return what would be pickled of an object, by name."""
+    try:
+        reduced = owner.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+    except Exception:  # noqa: BLE001 - whatever it raises, its attributes are what is left to look at
+        reduced = ()
+    state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else None
+    return state if isinstance(state, dict) else getattr(owner, "__dict__", {})
 
 
 def _culprit(extract: object) -> str:
@@ -346,8 +358,5 @@ def _parts(extract: object) -> list[tuple[str, object]]:
         variables = {**closure.globals, **closure.nonlocals}
         parts += [(f"the variable {name}", value) for name, value in variables.items()]
         return parts
-    get_state = getattr(owner, "__getstate__", None)
-    state = get_state() if callable(get_state) else None
-    if not isinstance(state, dict):
-        state = getattr(owner, "__dict__", {})
+    state = _state(owner)
     return parts + [(f"the attribute self.{name} of {type(owner).__name__}", value) for name, value in state.items()]

@@ -21,6 +21,13 @@ class ExtractorLogger:
         self._logger = logging.getLogger(name)
         self._logger.setLevel(level)
 
+    @classmethod
+    def around(cls, logger: logging.Logger) -> ExtractorLogger:
+        """Give a logger of the user's these keywords; its level and its handlers stay as they are."""
+        wrapped = cls.__new__(cls)
+        wrapped._logger = logger  # noqa: SLF001 - one of this class
+        return wrapped
+
     def debug(self, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a message of level DEBUG."""
         self._log(logging.DEBUG, msg, *args, **kwargs)
@@ -74,4 +81,4 @@ class ExtractorLogger:
 
     def __reduce__(self) -> tuple[type[ExtractorLogger], tuple[str, int]]:
         """Pickle the name and the level; handlers belong to their process."""
-        return (ExtractorLogger, (self._logger.name, self._logger.level))
+        return (ExtractorLogger, (self._logger.name, self._logger.getEffectiveLevel()))

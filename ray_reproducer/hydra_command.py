@@ -16,6 +16,7 @@ import functools
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -37,6 +39,8 @@ from ray_reproducer.hydra_errors import explain
 
 CONF_DIRECTORY: Final = Path(__file__).parent / "conf"
 """Where the shipped configuration is."""
+_composing: Final = threading.Lock()
+"""Hydra has one state for the whole process."""
 _BADNESS: Final = (0, 3, 4, 2, 1)
 """Exit codes from good to bad, to choose the one of a multirun; others are worse."""
 
@@ -71,7 +75,10 @@ def run_command(command: Command, arguments: Sequence[str]) -> int:
 
     def run() -> int:
         refuse_secrets_in_overrides(arguments)
-        _prepare_hydra(command, arguments)
+        _prepare_hydra(command.config_name)
+        OmegaConf.register_new_resolver("ray_reproducer.help", command.help_text, replace=True)
+        if "--resolve" in arguments:  # --cfg job --resolve prints the configuration with the environment's values
+            OmegaConf.register_new_resolver("oc.env", _environment_without_secrets, replace=True)
         main = hydra.main(config_path=str(CONF_DIRECTORY), config_name=command.config_name, version_base="1.3")
         with _arguments(arguments), _environment(FULL_ERROR, "1"):  # Hydra raises instead of printing and exiting
             main(job)()
@@ -79,6 +86,36 @@ def run_command(command: Command, arguments: Sequence[str]) -> int:
 
     wanted = os.environ.get(FULL_ERROR)
     return guarded(run, words)
+
+
+def compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration outside of a command line, with the same search path, overrides and messages.
+
+    A Hydra application that this process may be is left as it is.
+
+    Args:
+        config_name: the primary configuration in ``conf/``.
+        schema: the dataclass with its keys.
+        overrides: as on the command line, ``key=value``.
+
+    Raises:
+        ReproducerError: an override can't be read, or names a key or an option that doesn't exist.
+    """
+    refuse_secrets_in_overrides(overrides)
+    with _composing:
+        others = GlobalHydra.instance().hydra
+        try:
+            _prepare_hydra(config_name)
+            GlobalHydra.instance().clear()
+            with hydra.initialize_config_dir(str(CONF_DIRECTORY), version_base="1.3"):
+                return hydra.compose(config_name, overrides=list(overrides))
+        except Exception as error:
+            known = explain(error, schema)
+            if known is None:
+                raise
+            raise known from error
+        finally:
+            GlobalHydra.instance().hydra = others
 
 
 def user_conf_directory() -> Path | None:
@@ -109,18 +146,15 @@ class RefuseLiteralSecrets(Callback):
             raise SystemExit(error.exit_code) from None
 
 
-def _prepare_hydra(command: Command, arguments: Sequence[str]) -> None:
-    if not (CONF_DIRECTORY / f"{command.config_name}.yaml").is_file():
+def _prepare_hydra(config_name: str) -> None:
+    if not (CONF_DIRECTORY / f"{config_name}.yaml").is_file():
         raise ConfigurationError(
-            f"{CONF_DIRECTORY} lacks {command.config_name}.yaml.",
+            f"{CONF_DIRECTORY} lacks {config_name}.yaml.",
             hint="The installation is incomplete: install it again.",
         )
     config_schema.register()
     Plugins.instance().register(UserConfDirectory)
     OmegaConf.register_new_resolver("ray_reproducer.private_directory", _private_directory, replace=True)
-    OmegaConf.register_new_resolver("ray_reproducer.help", command.help_text, replace=True)
-    if "--resolve" in arguments:  # --cfg job --resolve prints the configuration with the environment's values
-        OmegaConf.register_new_resolver("oc.env", _environment_without_secrets, replace=True)
 
 
 @functools.cache

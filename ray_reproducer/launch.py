@@ -6,29 +6,41 @@ Rules:
 2. The first Ctrl-C or SIGTERM: finish what is in flight, commit, leave. The second: leave now. The third: whatever
    Python does. Each says what it does. Whenever the program leaves, nothing is lost and nothing is done twice.
 3. A person who stopped one job of a multirun meant them all.
+4. ``q`` on stdin does what Ctrl-C does, ``c`` prints the counts, if there is anybody who types.
+5. In a program that is not ours (a companion with a display of its own) stdout, stderr and the root logger stay as
+   they are.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from rich.console import Console
 
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
+from ray_reproducer.companion import Companion, Shown
+from ray_reproducer.core.errors import ConfigurationError
+from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
-from ray_reproducer.observability.display import LINE_INTERVAL_S, Display
+from ray_reproducer.observability.console import ConsoleCommands
+from ray_reproducer.observability.display import Display
+from ray_reproducer.observability.registries import RegistryNames
 from ray_reproducer.observability.results import ResultsWriter
 from ray_reproducer.observability.summary import RunNames, summary
+from ray_reproducer.observability.view_settings import ViewSettings
+from ray_reproducer.observability.views import Views
 
 if TYPE_CHECKING:
     from ray_reproducer.actors.fleet import FleetMaker
@@ -75,9 +87,10 @@ class SpecialRun:
 def launch(
     settings: PipelineSettings,
     ray_settings: RaySettings,
+    views: ViewSettings | None = None,
     *,
-    line_interval_s: float = LINE_INTERVAL_S,
-    log_level: int = logging.WARNING,
+    print_results: bool | None = None,
+    companion: Companion | None = None,
     special: SpecialRun | None = None,
 ) -> int:
     """Run the pipeline until it is drained or stopped, and return the exit code.
@@ -85,8 +98,9 @@ def launch(
     Args:
         settings: what to do.
         ray_settings: which Ray to use; a Ray that this process is connected to already is used again.
-        line_interval_s: seconds between two lines of progress where stderr is no terminal.
-        log_level: log records below it are not shown.
+        views: what is shown of it, and where; None: on stderr only.
+        print_results: show outcomes on stdout; None: if the settings collect them.
+        companion: who is told about the run, and may end it; None: nobody.
         special: what is different about this run; None: nothing.
 
     Raises:
@@ -96,23 +110,60 @@ def launch(
     from ray_reproducer.actors.fleet import Fleet
     from ray_reproducer.actors.stopping import StopFlag
 
+    view_settings = views or ViewSettings()
+    if view_settings.logs_dir is not None:
+        settings = replace(settings, registries=True)
     stop = StopFlag()
-    stdout = sys.stdout
-    console = Console(file=sys.stderr)
-    results = ResultsWriter(stdout.buffer, on_closed=stop.request) if settings.collect_outcomes else None
-    live = console.is_terminal and not (results and stdout.isatty())
+    printing = settings.collect_outcomes if print_results is None else print_results
+    results = ResultsWriter(_stdout_bytes(), on_closed=stop.request) if printing else None
     title = special.title if special else _title(settings)
-    display = Display(title, console, live=live, line_interval_s=line_interval_s)
-    with display, _log_records_shown(display, log_level), redirect_stdout(_RayTalk()):
+    guest = companion.display(title) if companion is not None else None
+    screen = _screen(title, results, view_settings)
+    display: Shown = guest or screen
+    names = _registry_names(settings, view_settings)
+    seen = Views(view_settings, settings.extractor_name, settings.clients, names, display.message)
+    check = companion.check if companion is not None else screen.say_counts
+    surroundings = guest.records_to if guest else partial(_own_process, display, view_settings)
+    with display, seen, surroundings(seen.log_handlers):
         preflight.look(settings)
         # Connecting replaces the handler of SIGTERM, so ours come after it.
         ray_cluster.connect(ray_settings)
-        with _Signals(stop, display):
-            observer = _Observer(display, results)
+        if companion is not None:
+            companion.begin(stop)
+        with _Requests(stop, seen.message) as requests, _console(view_settings, requests, seen.message, check):
+            observer = _Observer(display, results, seen, companion)
             done = supervisor.run(settings, observer, stop, special.make_fleet if special else Fleet)
+        seen.progress(done.progress)
     said, code = special.report(done) if special else (_last_words(settings, done), done.exit_code)
-    sys.stderr.write(f"{said}\n")
+    if guest:
+        guest.message(logging.INFO, said)
+    else:
+        sys.stderr.write(f"{said}\n")
     return code
+
+
+def _stdout_bytes() -> BinaryIO:
+    stream: BinaryIO | None = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise ConfigurationError(
+            "run.print_results=true needs a stdout that takes bytes, and this program's is none (a notebook's, for "
+            "instance).",
+            hint="Leave it out; a class may write _on_result_produced(self, relative_filepath, metadata).",
+        )
+    return stream
+
+
+def _screen(title: str, results: ResultsWriter | None, views: ViewSettings) -> Display:
+    console = Console(file=sys.stderr)
+    live = console.is_terminal and not (results and sys.stdout.isatty())
+    interval_s = math.inf if views.update_s is None else views.update_s
+    return Display(title, console, live=live, line_interval_s=interval_s)
+
+
+@contextmanager
+def _own_process(display: Shown, views: ViewSettings, others: Sequence[logging.Handler]) -> Iterator[None]:
+    with _log_records_shown(display, views, others), redirect_stdout(_RayTalk()):
+        yield
 
 
 def was_stopped() -> bool:
@@ -121,23 +172,39 @@ def was_stopped() -> bool:
 
 
 class _Observer:
-    """Hands what the supervisor says to the display and to stdout."""
+    """Hands what the supervisor says to the display, to stdout, and to the other views."""
 
-    def __init__(self, display: Display, results: ResultsWriter | None) -> None:
-        self.progress: Callable[[Progress], None] = display.progress
-        self.message: Callable[[int, str], None] = display.message
+    def __init__(
+        self, display: Shown, results: ResultsWriter | None, views: Views, companion: Companion | None
+    ) -> None:
+        self.message: Callable[[int, str], None] = views.message
+        self.open_files: Callable[[Sequence[OpenFile]], None] = views.open_files
+        self.restarted: Callable[[], None] = views.restarted
+        self._display = display
         self._results = results
+        self._views = views
+        self._companion = companion
+
+    def progress(self, progress: Progress) -> None:
+        """Show the counters."""
+        self._display.progress(progress)
+        self._views.progress(progress)
+        if self._companion is not None:
+            self._companion.progress(progress)
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Print committed outcomes, if that was asked for."""
+        """Print committed outcomes, if that was asked for, and register them."""
         if self._results is not None:
             self._results.write(outcomes)
+        self._views.outcomes(outcomes)
+        if self._companion is not None:
+            self._companion.outcomes(outcomes)
 
 
 class _ShowRecords(logging.Handler):
     """Shows what this program and the libraries log, above the panel instead of across it."""
 
-    def __init__(self, display: Display, level: int) -> None:
+    def __init__(self, display: Shown, level: int) -> None:
         super().__init__(level)
         self._display = display
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
@@ -165,34 +232,57 @@ class _RayTalk(io.TextIOBase):
 
 
 @contextmanager
-def _log_records_shown(display: Display, level: int) -> Iterator[None]:
-    """Let the display alone show log records as long as this lasts."""
-    root = logging.getLogger()
-    before = root.handlers
-    root.handlers = [_ShowRecords(display, level)]
+def _log_records_shown(display: Shown, views: ViewSettings, others: Sequence[logging.Handler]) -> Iterator[None]:
+    """Let the display and the other views alone have log records as long as this lasts."""
+    root, ours = logging.getLogger(), logging.getLogger("ray_reproducer")
+    before, level = root.handlers, ours.level
+    root.handlers = [_ShowRecords(display, views.log_stream_level), *others]
+    ours.setLevel(min(handler.level for handler in root.handlers))
     try:
         yield
     finally:
         root.handlers = before
+        ours.setLevel(level)
 
 
-class _Signals:
-    """Turns signals into requests to stop, as long as the context lasts."""
+def _console(
+    views: ViewSettings, requests: _Requests, message: Callable[[int, str], None], check: Callable[[], None]
+) -> ConsoleCommands:
+    def other(line: str) -> None:
+        message(logging.WARNING, f"{line!r} is no command: q stops the program, c prints its counts.")
 
-    def __init__(self, stop: StopFlag, display: Display) -> None:
+    return ConsoleCommands(views.console, lambda: requests.stop("q"), check, other)
+
+
+class _Requests:
+    """Turns signals, and a person's commands, into requests to stop, as long as the context lasts."""
+
+    def __init__(self, stop: StopFlag, message: Callable[[int, str], None]) -> None:
         self._stop = stop
-        self._display = display
+        self._message = message
         self._received = 0
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Requests:
         # Only a process's main thread may; a program that runs us in another thread has signals of its own.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def stop(self, who: str) -> None:
+        """Ask for an end, the second time for an immediate one; more often is no more than that.
+
+        Args:
+            who: what to call the request on the screen.
+        """
+        self._received += 1
+        _stopped.set()
+        if self._received <= _MOST_REQUESTS:
+            self._request(who, self._received)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._received += 1
@@ -200,12 +290,12 @@ class _Signals:
         if self._received > _MOST_REQUESTS:
             raise KeyboardInterrupt
         # Not here: this runs between two instructions of the main thread, which may hold the locks that these need.
-        threading.Thread(target=self._request, args=(number, self._received), daemon=True).start()
-
-    def _request(self, number: int, received: int) -> None:
-        self._stop.request()
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self._display.message(logging.WARNING, f"{name}: {_ANSWERS[received]}")
+        threading.Thread(target=self._request, args=(name, self._received), daemon=True).start()
+
+    def _request(self, who: str, received: int) -> None:
+        self._stop.request()
+        self._message(logging.WARNING, f"{who}: {_ANSWERS[received]}")
 
 
 def _title(settings: PipelineSettings) -> str:
@@ -218,6 +308,17 @@ def _title(settings: PipelineSettings) -> str:
 def _last_words(settings: PipelineSettings, done: Summary) -> str:
     return summary(
         done.progress, done.seconds, _names(settings), stopped=done.stopped, upload_failures=done.upload_failures
+    )
+
+
+def _registry_names(settings: PipelineSettings, views: ViewSettings) -> RegistryNames:
+    return RegistryNames(
+        source_topic=settings.source_topic,
+        results_topic=settings.results_topic,
+        dead_letters_topic=settings.dead_letters_topic,
+        group_id=settings.group_id,
+        # What the embedded broker had in an earlier run ended with it.
+        clients=settings.clients if views.catch_up and not settings.embedded else None,
     )
 
 

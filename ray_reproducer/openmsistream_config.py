@@ -7,6 +7,8 @@ Rules:
 2. A value that begins with ``$`` is an environment variable (``$A``, ``${A}/x``); one that isn't set is an error.
 3. Serializers must be those that this program uses, because it uses them in any case.
 4. What this program decides by itself (committing, the group) is taken out, and said if it was set to something else.
+5. ``[heartbeat]`` and ``[log]`` are for the producers of heartbeats and log messages. One that names a broker stands
+   alone, so that nobody's credentials are sent to another broker; one that names none is laid over ``[broker]``.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -41,7 +43,9 @@ _AUTO_COMMIT: Final = (
     "auto.commit.interval.ms",
     "enable.auto.offset.store",
 )
-_VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+_SECTIONS: Final = frozenset({"broker", "consumer", "producer", "kafkacrypto", "heartbeat", "log"})
+VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+"""A variable in a value that begins with one: ``$A``, ``${A}``."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class OpenMSIStreamConfig:
         clients: settings of the Kafka clients.
         start: where a new group begins.
         group_id: the file's group.id; "" if it has none.
+        heartbeat: settings of the client that sends heartbeats; None: those of the others.
+        log: settings of the client that sends log messages; None: those of the others.
         notes: what a person should know about settings that were left out.
     """
 
@@ -59,21 +65,43 @@ class OpenMSIStreamConfig:
     start: Literal["earliest", "latest"]
     group_id: str
     notes: tuple[str, ...]
+    heartbeat: ClientConfigs | None = None
+    log: ClientConfigs | None = None
 
 
-def read_config(path: Path) -> OpenMSIStreamConfig:
+def read_config(path: Path, beside: Collection[str] = ()) -> OpenMSIStreamConfig:
     """Read a configuration file.
+
+    Args:
+        path: the file.
+        beside: which of "heartbeat" and "log" are wanted; a section that isn't may name variables that aren't set.
 
     Raises:
         ConfigurationError: it can't be read, or says something that this program can't do.
     """
-    sections = _sections(path)
+    return interpret(path, _sections(path, {"broker", "consumer", "producer", *beside}), beside)
+
+
+def interpret(
+    path: Path, sections: Mapping[str, Mapping[str, str]], beside: Collection[str] = ()
+) -> OpenMSIStreamConfig:
+    """Say what the sections of a configuration file mean.
+
+    Args:
+        path: the file, for messages.
+        sections: name -> key -> value.
+        beside: which of "heartbeat" and "log" are wanted.
+
+    Raises:
+        ConfigurationError: they say something that this program can't do.
+    """
     if "kafkacrypto" in sections:
         raise ConfigurationError(
-            f"{path} has a section [kafkacrypto]: encrypted messages are not supported yet.",
-            hint="Use a configuration file without it, for topics that are not encrypted.",
+            f"{path} has a section [kafkacrypto]: this program doesn't read or write encrypted messages.",
+            hint="For topics that are not encrypted, use a configuration file without that section. Encrypted ones "
+            "would take KafkaCrypto's own consumers, key topics and a node's keys in every process that reads.",
         )
-    broker = sections.get("broker", {})
+    broker = dict(sections.get("broker", {}))
     if not broker.get("bootstrap.servers"):
         raise ConfigurationError(
             f"{path} names no broker.", hint="Add bootstrap.servers = HOST:PORT to its section [broker]."
@@ -86,18 +114,49 @@ def read_config(path: Path) -> OpenMSIStreamConfig:
     start = _take_start(path, consumer, notes)
     group_id = consumer.pop("group.id", "")
     _take_auto_commit(path, consumer, notes)
+    others = {name: _beside(path, broker, sections[name]) for name in beside if name in sections}
     for settings in (broker, producer):
-        for name in ("group.id", _RESET, *_AUTO_COMMIT):
-            settings.pop(name, None)
+        _take_out_of_producer(settings)
     return OpenMSIStreamConfig(
         clients=ClientConfigs.from_settings(broker, consumer, producer),
         start=start,
         group_id=group_id,
         notes=tuple(notes),
+        heartbeat=others.get("heartbeat"),
+        log=others.get("log"),
     )
 
 
-def _sections(path: Path) -> dict[str, dict[str, str]]:
+def _beside(path: Path, broker: Mapping[str, str], section: Mapping[str, str]) -> ClientConfigs:
+    """Settings of a producer for another purpose (rule 5)."""
+    settings = dict(section) if "bootstrap.servers" in section else {**broker, **section}
+    _check_serializers(path, "producer", settings)
+    _take_out_of_producer(settings)
+    return ClientConfigs.from_settings(settings)
+
+
+def _take_out_of_producer(settings: dict[str, str]) -> None:
+    for name in ("group.id", _RESET, *_AUTO_COMMIT):
+        settings.pop(name, None)
+
+
+def _sections(path: Path, wanted: Collection[str]) -> dict[str, dict[str, str]]:
+    written = written_sections(path)
+    if "kafkacrypto" in written:
+        return {"kafkacrypto": {}}  # refused before its variables are looked for
+    return {
+        name: {key: _value(path, name, key, text) for key, text in keys.items()}
+        for name, keys in written.items()
+        if name in wanted
+    }
+
+
+def written_sections(path: Path) -> dict[str, dict[str, str]]:
+    """Read a configuration file as it is written: the sections that concern this program, variables not replaced.
+
+    Raises:
+        ConfigurationError: it can't be read.
+    """
     parser = configparser.ConfigParser()
     try:
         with path.open(encoding="utf-8") as file:
@@ -107,15 +166,18 @@ def _sections(path: Path) -> dict[str, dict[str, str]]:
         raise ConfigurationError(f"The configuration file {path} can't be read: {reason}.") from error
     except configparser.Error as error:
         raise ConfigurationError(f"{path} is no configuration file: {' '.join(str(error).split())}.") from error
-    wanted = [name for name in parser.sections() if name in {"broker", "consumer", "producer", "kafkacrypto"}]
-    return {name: {key: _value(path, parser, name, key) for key in parser.options(name)} for name in wanted}
+    wanted = [name for name in parser.sections() if name in _SECTIONS]
+    return {name: {key: _written(parser, name, key) for key in parser.options(name)} for name in wanted}
 
 
-def _value(path: Path, parser: configparser.ConfigParser, section: str, key: str) -> str:
+def _written(parser: configparser.ConfigParser, section: str, key: str) -> str:
     try:
-        value = parser.get(section, key)
+        return parser.get(section, key)
     except configparser.InterpolationError:  # a percent sign that stands for itself, in a password for instance
-        value = parser.get(section, key, raw=True)
+        return parser.get(section, key, raw=True)
+
+
+def _value(path: Path, section: str, key: str, value: str) -> str:
     if not value.startswith("$"):
         return value
     unset = [name for name in _variables(value) if name not in os.environ]
@@ -129,7 +191,7 @@ def _value(path: Path, parser: configparser.ConfigParser, section: str, key: str
 
 
 def _variables(value: str) -> list[str]:
-    return [match.group(1).strip("{}") for match in _VARIABLE.finditer(value)]
+    return [match.group(1).strip("{}") for match in VARIABLE.finditer(value)]
 
 
 def _check_serializers(path: Path, section: str, settings: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from ray_reproducer.actors.settings import PipelineSettings, RaySettings
 from ray_reproducer.config_checks import known_keys
 from ray_reproducer.config_schema import AppConfig, ReplayAppConfig, UploadAppConfig
 from ray_reproducer.core.errors import BrokerError, FencedError
+from ray_reproducer.observability.view_settings import ViewSettings
 
 REPOSITORY = Path(__file__).parent.parent
 BROKER = ["kafka.bootstrap.servers=host:9092", "topics.source=raw", "topics.results=metadata"]
@@ -60,7 +61,7 @@ def _launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[PipelineSettings, R
     """What would have been launched; the exit code is what the group id ends with, if that is a number."""
     launched: list[tuple[PipelineSettings, RaySettings]] = []
 
-    def launch(settings: PipelineSettings, ray_settings: RaySettings) -> int:
+    def launch(settings: PipelineSettings, ray_settings: RaySettings, _views: ViewSettings) -> int:
         launched.append((settings, ray_settings))
         if settings.extractor_name == "tabular" and settings.group_id == "fenced":
             raise FencedError("Another instance has taken over.", hint="Look for it.")
@@ -159,7 +160,7 @@ def test_a_traceback_only_if_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_defect_says_that_it_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def launch(settings: PipelineSettings, ray_settings: RaySettings) -> int:
+    def launch(settings: PipelineSettings, ray_settings: RaySettings, _views: ViewSettings) -> int:
         raise ZeroDivisionError("unexpected")
 
     monkeypatch.setattr(app, "launch", launch)
@@ -170,7 +171,7 @@ def test_a_defect_says_that_it_is_one(run: Run, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_error_of_ours_has_its_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def launch(settings: PipelineSettings, ray_settings: RaySettings) -> int:
+    def launch(settings: PipelineSettings, ray_settings: RaySettings, _views: ViewSettings) -> int:
         raise BrokerError("No broker answers at host:9092.", hint="Is it running?")
 
     monkeypatch.setattr(app, "launch", launch)

@@ -14,7 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from ray_reproducer import config_schema
 from ray_reproducer.actors.settings import PipelineSettings
-from ray_reproducer.config import checked, pipeline_settings, ray_settings, run_arguments, upload_command
+from ray_reproducer.config import (
+    checked,
+    pipeline_settings,
+    ray_settings,
+    run_arguments,
+    upload_command,
+    view_settings,
+)
 from ray_reproducer.config_checks import (
     closest,
     is_secret_key,
@@ -301,3 +308,59 @@ def test_no_key_of_the_contract_is_missing() -> None:
     extraction.num_cpus extraction.datafile delivery filepath_regex output_dir ray.mode ray.address
     """
     assert set(contract.split()) <= set(known_keys(AppConfig))
+
+
+def test_without_keys_of_theirs_there_are_no_views(composed: Compose) -> None:
+    views = view_settings(plain(composed, *BROKER), "mine")
+    assert (views.logs_dir, views.log_file_path, views.heartbeat_topic, views.log_topic) == (None, None, None, None)
+    assert (views.heartbeat_clients, views.log_clients, views.console) == (None, None, "terminal")
+
+
+def test_views_have_names_intervals_and_brokers_of_their_own(composed: Compose, tmp_path: Path) -> None:
+    views = view_settings(
+        plain(
+            composed,
+            *BROKER,
+            "kafka.security.protocol=SASL_SSL",
+            f"logs_dir={tmp_path}/LOGS",
+            "heartbeat.topic=beats",
+            "heartbeat.program_id=lab",
+            "heartbeat.interval=30",
+            "heartbeat.kafka.bootstrap.servers=other:9092",
+            "log.topic=lines",
+            "log.kafka.linger.ms=7",
+        ),
+        "mine",
+    )
+    assert views.logs_dir == f"{tmp_path}/LOGS"
+    assert (views.heartbeat_topic, views.heartbeat_program_id, views.heartbeat_interval_s) == ("beats", "lab", 30.0)
+    assert (views.log_topic, views.log_program_id, views.log_interval_s) == ("lines", "mine", 60.0)
+    assert views.heartbeat_clients is not None
+    assert views.heartbeat_clients.common == {"bootstrap.servers": "other:9092"}
+    assert views.log_clients is not None
+    assert views.log_clients.common == {
+        "bootstrap.servers": "host:9092",
+        "security.protocol": "SASL_SSL",
+        "linger.ms": 7,
+    }
+
+
+def test_a_view_on_the_embedded_broker_is_refused(composed: Compose, tmp_path: Path) -> None:
+    embedded = ["kafka=embedded", f"upload.path={tmp_path}", "heartbeat.topic=beats"]
+    with pytest.raises(ConfigurationError, match=r"heartbeat\.topic=beats would be on the embedded broker"):
+        view_settings(plain(composed, *embedded), "mine")
+    elsewhere = view_settings(plain(composed, *embedded, "heartbeat.kafka.bootstrap.servers=host:9092"), "mine")
+    assert elsewhere.heartbeat_clients is not None
+
+
+@pytest.mark.parametrize("key", ["heartbeat.interval", "log.interval"])
+def test_intervals_that_can_not_be_meant_are_refused(composed: Compose, key: str) -> None:
+    with pytest.raises(ConfigurationError, match=key):
+        view_settings(plain(composed, *BROKER, f"{key}=0.5"), "mine")
+
+
+def test_secrets_of_views_are_secrets(composed: Compose) -> None:
+    assert is_secret_key("heartbeat.kafka.sasl.password")
+    assert is_secret_key("log.kafka.sasl.password")
+    with pytest.raises(ConfigurationError, match=r"log\.kafka\.sasl\.password is a secret"):
+        plain(composed, *BROKER, "log.kafka.sasl.password=geheim")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import pickle
-import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,20 +17,10 @@ import pytest
 
 import ray_reproducer
 from ray_reproducer import ConfigurationError, DataFile, ExtractorError, MetadataJSONReproducer
-from ray_reproducer.command_line import NOT_YET, ReproducerArgumentParser
 from ray_reproducer.extractor_loading import ReproducerArguments, build, load, prepare
-from ray_reproducer.openmsistream_config import OpenMSIStreamConfig, read_config
-from ray_reproducer.openmsistream_run import construct, settings_of
 
 REPOSITORY = Path(__file__).parent.parent
 IMPORT_LIMIT_S = 0.3
-CONFIG = """\
-[broker]
-bootstrap.servers = host:9092
-
-[consumer]
-auto.offset.reset = earliest
-"""
 
 
 class Plain(MetadataJSONReproducer):
@@ -44,61 +33,39 @@ class Plain(MetadataJSONReproducer):
         return {"name": datafile.filename, "topic": self.consumer_topic_name}
 
 
-class WithArguments(MetadataJSONReproducer):
-    class Parser(ReproducerArgumentParser):
-        ARGUMENTS = {  # noqa: RUF012 - how OpenMSIStream's users write it
-            **ReproducerArgumentParser.ARGUMENTS,
-            "instrument": ["positional", {"help": "which instrument"}],
-            "threshold": ["optional", {"type": float, "default": 0.5}],
-        }
-
-    ARGUMENT_PARSER_TYPE = Parser
-
-    def __init__(
-        self,
-        config_file: Any,
-        consumer: str,
-        producer: str,
-        instrument: str = "none",
-        *,
-        threshold: float = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(config_file, consumer, producer, **kwargs)
+class WithArguments(Plain):
+    def __init__(self, *args: Any, instrument: str = "none", threshold: float = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.instrument = instrument
         self.threshold = threshold
-
-    @classmethod
-    def get_command_line_arguments(cls) -> tuple[list[str], dict[str, Any]]:
-        names, defaults = super().get_command_line_arguments()
-        return [*names, "instrument", "threshold"], {**defaults, "n_consumer_threads": 5}
-
-    @classmethod
-    def get_init_args_kwargs(cls, parsed_args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
-        args, kwargs = super().get_init_args_kwargs(parsed_args)
-        return [*args, parsed_args.instrument], {**kwargs, "threshold": parsed_args.threshold}
-
-    def _get_metadata_dict_for_file(self, datafile: DataFile) -> Mapping[str, Any]:
-        return {"instrument": self.instrument}
 
 
 class Unpicklable(Plain):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.connection = threading.Event()
+        self._db = sqlite3.connect(":memory:")
+
+
+class WithStateOfItsOwn(Plain):
+    """Writes both halves of pickling itself, without a thought for what the base class holds."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.logger.info("before the base class's constructor")
+        super().__init__(*args, **kwargs)
+        self._db = sqlite3.connect(":memory:")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_db"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._db = sqlite3.connect(":memory:")
 
 
 class FakeFile:
     filename = "f.csv"
-
-
-@pytest.fixture(name="config")
-def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPENMSISTREAM_CONFIG_FILE_DIR", raising=False)
-    path = tmp_path / "test.config"
-    path.write_text(CONFIG, encoding="utf-8")
-    return path
 
 
 def test_importing_it_is_quick_and_brings_no_framework() -> None:
@@ -135,16 +102,66 @@ def test_the_one_method_must_be_written() -> None:
         MetadataJSONReproducer(None, "raw", "metadata")  # type: ignore[abstract]
 
 
-def test_arguments_that_nobody_knows_and_those_that_are_not_there_yet() -> None:
+def test_arguments_that_nobody_knows_and_values_that_are_not_possible() -> None:
+    arguments: dict[str, Any] = {"colour": "red"}
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
-        Plain(None, "raw", "metadata", colour="red")
-    Plain(None, "raw", "metadata", heartbeat_topic_name=None, logger_file=None)
-    with pytest.raises(ConfigurationError, match="heartbeat_topic_name of OpenMSIStream is not supported yet"):
-        Plain(None, "raw", "metadata", heartbeat_topic_name="beats")
+        Plain(None, "raw", "metadata", **arguments)
     with pytest.raises(ConfigurationError, match="mode='tape'"):
         Plain(None, "raw", "metadata", mode="tape")
-    with pytest.raises(ConfigurationError, match="datafile_type"):
+    with pytest.raises(ConfigurationError, match="datafile_type=dict"):
         Plain(None, "raw", "metadata", datafile_type=dict)
+    with pytest.raises(ConfigurationError, match="heartbeat_interval_secs=0"):
+        Plain(None, "raw", "metadata", heartbeat_interval_secs=0)
+    with pytest.raises(ConfigurationError, match="filepath_regex='\\('"):
+        Plain(None, "raw", "metadata", filepath_regex="(")
+
+
+def test_what_means_nothing_here_is_accepted_and_said() -> None:
+    class DownloadDataFileToMemory:
+        pass
+
+    assert not Plain(None, "raw", "metadata", datafile_type=DataFile)._settings.notes
+    made = Plain(
+        None,
+        "raw",
+        "metadata",
+        datafile_type=DownloadDataFileToMemory,
+        n_producer_threads=7,
+        max_wait_per_decrypt=1.0,
+    )
+    assert [note.partition(" ")[0] for note in made._settings.notes] == [
+        "datafile_type=DownloadDataFileToMemory",
+        "n_producer_threads=7",
+        "The",
+    ]
+
+
+def test_the_registry_is_a_view_and_says_what_it_has() -> None:
+    registry = Plain(None, "raw", "metadata").file_registry
+    assert (registry.n_files_in_progress, registry.results_produced, registry.failed) == (0, (), {})
+    with pytest.raises(AttributeError, match="the state is in Kafka"):
+        registry.register_file  # noqa: B018
+
+
+def test_a_logger_of_the_users_gets_the_keywords_too(caplog: pytest.LogCaptureFixture) -> None:
+    mine = logging.getLogger("lab.mine")
+    plain = Plain(None, "raw", "metadata", logger=mine)
+    with caplog.at_level(logging.DEBUG), pytest.raises(ValueError, match="bad"):
+        plain.logger.error("bad", exc_type=ValueError)
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [("lab.mine", "bad")]
+    assert mine.level == logging.NOTSET
+
+
+def test_an_instance_that_pickles_itself_carries_nothing_of_its_process() -> None:
+    made = WithStateOfItsOwn(None, "raw", "metadata")
+    made.control_command_queue.put("q")
+    with made.lock:
+        copy = pickle.loads(pickle.dumps(made))
+    assert copy.lock.acquire(blocking=False)
+    assert copy.control_command_queue.empty()
+    copy.logger.info("here, too")
+    assert copy._db.execute("select 1").fetchone() == (1,)
+    assert prepare(made._get_metadata_dict_for_file, "x").name == "x"
 
 
 def test_the_logger_takes_the_keywords_that_users_know(caplog: pytest.LogCaptureFixture) -> None:
@@ -174,7 +191,13 @@ def test_the_logger_takes_the_keywords_that_users_know(caplog: pytest.LogCapture
 
 def test_an_instance_travels_and_gets_a_lock_and_a_logger_of_its_own(tmp_path: Path) -> None:
     plain = Plain(
-        None, "raw", "metadata", output_dir=tmp_path, logger=logging.getLogger("mine"), streamlevel=logging.ERROR
+        None,
+        "raw",
+        "metadata",
+        output_dir=tmp_path,
+        logger=logging.getLogger("mine"),
+        streamlevel=logging.ERROR,
+        filelevel=logging.ERROR,
     )
     copy = pickle.loads(pickle.dumps(plain))
     assert copy._get_metadata_dict_for_file(FakeFile()) == {"name": "f.csv", "topic": "raw"}
@@ -185,8 +208,9 @@ def test_an_instance_travels_and_gets_a_lock_and_a_logger_of_its_own(tmp_path: P
 
 def test_what_can_not_travel_is_named() -> None:
     unpicklable = Unpicklable(None, "raw", "metadata")
-    with pytest.raises(ExtractorError, match=r"self\.connection of Unpicklable \(a Event\)"):
+    with pytest.raises(ExtractorError, match=r"self\._db of Unpicklable \(a Connection\)") as refused:
         prepare(unpicklable._get_metadata_dict_for_file, "x")
+    assert "__getstate__" in refused.value.hint
     lock = threading.Lock()
 
     def extract(datafile: object) -> dict[str, Any]:
@@ -217,180 +241,3 @@ def test_a_shipped_function_is_loaded_by_name() -> None:
     assert loaded.module_file == Path(ray_reproducer.__file__).parent / "extractors" / "file_info.py"
     with pytest.raises(ExtractorError, match="_target_"):
         load({}, "mine", context)
-
-
-def test_the_command_line_has_openmsistreams_defaults(config: Path) -> None:
-    parsed = Plain.get_argument_parser().parse_args([])
-    args, kwargs = Plain.get_init_args_kwargs(parsed)
-    assert args == [config, "test", "test"]
-    assert kwargs == {
-        "output_dir": Path("Plain_output"),
-        "mode": "memory",
-        "n_producer_threads": 2,
-        "n_consumer_threads": 2,
-        "consumer_group_id": "create_new",
-        "filepath_regex": None,
-        "streamlevel": logging.INFO,
-        "update_secs": 300,
-    }
-
-
-@pytest.mark.usefixtures("config")
-def test_a_topic_that_is_not_named_is_the_common_one() -> None:
-    parser = Plain.get_argument_parser()
-    parsed = parser.parse_args(["--topic_name", "all", "--producer_topic_name", "out"])
-    assert (parsed.consumer_topic_name, parsed.producer_topic_name) == ("all", "out")
-
-
-def test_a_class_adds_arguments_and_defaults_and_its_caller_too(config: Path) -> None:
-    parser = WithArguments.get_argument_parser()
-    parser.add_argument("--extra", type=int)
-    parsed = parser.parse_args(["XRD", "--threshold", "2", "--extra", "7", "--config", "test", "--mode", "disk"])
-    assert (parsed.n_consumer_threads, parsed.extra) == (5, 7)
-    made = construct(WithArguments, *WithArguments.get_init_args_kwargs(parsed))
-    assert isinstance(made, WithArguments)
-    assert (made.instrument, made.threshold, made.mode, made._config_file) == ("XRD", 2.0, "disk", config)
-
-
-def test_both_forms_of_init_arguments_are_understood() -> None:
-    names = {"consumer_topic_name": "raw", "producer_topic_name": "metadata"}
-    for args, kwargs in (
-        (["c", "raw", "metadata"], {}),
-        (["c", "metadata"], names),
-        (["c", "raw", "metadata"], names),
-        (["c"], names),
-        (["c", "raw"], {"producer_topic_name": "metadata"}),
-    ):
-        made = construct(Plain, args, {**kwargs, "mode": "both"})
-        assert (made.consumer_topic_name, made.producer_topic_name, made.mode) == ("raw", "metadata", "both")
-    with pytest.raises(ExtractorError, match="get_init_args_kwargs"):
-        construct(Plain, ["c"], {})
-
-
-@pytest.mark.usefixtures("config")
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--config", "nowhere"], "no configuration file nowhere.config"),
-        (["--mode", "tape"], "invalid choice: 'tape'"),
-        (["--n_consumer_threads", "0"], "at least 1"),
-        (["--download_regex", "("], "no regular expression"),
-        (["--logger_stream_level", "loud"], "no logging level"),
-        *(([f"--{name}", "1"], f"--{name} of OpenMSIStream is not supported yet") for name in NOT_YET),
-    ],
-)
-def test_wrong_arguments_are_refused_by_name(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        Plain.run_from_command_line(arguments)
-    assert ended.value.code == 2
-    assert said in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("config")
-def test_help_lists_what_works(capsys: pytest.CaptureFixture[str]) -> None:
-    Plain.run_from_command_line(["--help"])
-    shown = capsys.readouterr().out
-    assert "Reads a file." in shown
-    assert "--output_dir" in shown
-    assert "Plain_output" in shown
-    assert "heartbeat" not in shown
-
-
-def test_a_configuration_is_looked_for_by_name(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = tmp_path / "configs"
-    directory.mkdir()
-    (directory / "lab.config").write_text(CONFIG, encoding="utf-8")
-    monkeypatch.setenv("OPENMSISTREAM_CONFIG_FILE_DIR", str(directory))
-    parser = Plain.get_argument_parser()
-    assert parser.parse_args(["--config", "lab"]).config == directory / "lab.config"
-    assert parser.parse_args(["--config", str(config)]).config == config
-    assert parser.parse_args([]).config == config
-
-
-def read(config: Path, text: str) -> OpenMSIStreamConfig:
-    config.write_text(text, encoding="utf-8")
-    return read_config(config)
-
-
-def test_a_configuration_file_is_read_as_openmsistream_does(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAB_PASSWORD", "$pa%%ss$hush")
-    monkeypatch.setenv("LAB_DIR", "/keys")
-    made = read(
-        config,
-        "[broker]\nBootstrap.Servers = host:9092\nsasl.password = $LAB_PASSWORD\nssl.key.location = ${LAB_DIR}/k\n"
-        "sasl.username = 100%\nclient.id = a%%b\n"
-        "[consumer]\ngroup.id = lab\nauto.offset.reset = smallest\nenable.auto.commit = False\nfetch.min.bytes = 5\n"
-        "key.deserializer = StringDeserializer\nvalue.deserializer = DataFileChunkDeserializer\n"
-        "[producer]\nlinger.ms = 7\nkey.serializer = StringSerializer\nvalue.serializer = StringSerializer\n"
-        "[heartbeat]\nbootstrap.servers = $NOT_SET_BUT_NOT_READ\n",
-    )
-    assert (made.group_id, made.start, made.notes) == ("lab", "earliest", ())
-    assert made.clients.common == {
-        "bootstrap.servers": "host:9092",
-        "sasl.password": "$pa%%ss$hush",
-        "ssl.key.location": "/keys/k",
-        "sasl.username": "100%",
-        "client.id": "a%b",
-    }
-    assert made.clients.consumer["fetch.min.bytes"] == "5"
-    assert made.clients.producer["linger.ms"] == "7"
-    names = {*made.clients.common, *made.clients.consumer, *made.clients.producer}
-    assert not {"group.id", "auto.offset.reset", "enable.auto.commit"} & names
-    assert not {name for name in names if "serializer" in name}
-    assert "hush" not in repr(made)
-
-
-def test_what_a_configuration_file_can_not_have(config: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SURELY_NOT_SET, which is not set"):
-        read(config, "[broker]\nbootstrap.servers = $SURELY_NOT_SET\n")
-    with pytest.raises(ConfigurationError, match="names no broker"):
-        read(config, "[consumer]\ngroup.id = lab\n")
-    with pytest.raises(ConfigurationError, match="kafkacrypto"):
-        read(config, f"{CONFIG}[kafkacrypto]\nnode_id = 1\n")
-    with pytest.raises(ConfigurationError, match="no configuration file"):
-        read(config, "bootstrap.servers = x\n")
-    with pytest.raises(ConfigurationError, match=r"value\.deserializer = DoubleDeserializer"):
-        read(config, f"{CONFIG}value.deserializer = DoubleDeserializer\n")
-    with pytest.raises(ConfigurationError, match=r"auto\.offset\.reset = yesterday"):
-        read(config, CONFIG.replace("earliest", "yesterday"))
-    with pytest.raises(ConfigurationError, match="can't be read"):
-        read_config(config.parent)
-
-
-def test_what_is_not_used_is_said(config: Path) -> None:
-    made = read(
-        config, "[broker]\nbootstrap.servers = h\n[consumer]\nauto.offset.reset = none\nenable.auto.commit = True\n"
-    )
-    assert made.start == "latest"
-    assert len(made.notes) == 2
-    assert "begins at the end of the topic" in made.notes[0]
-    assert "enable.auto.commit = True" in made.notes[1]
-
-
-def test_an_instance_becomes_settings(config: Path, tmp_path: Path) -> None:
-    plain = Plain(config, "raw", "metadata", mode="disk", n_consumer_threads=3, filepath_regex=re.compile("a/"))
-    made = settings_of(plain, read_config(config))
-    assert (made.source_topic, made.results_topic, made.dead_letters_topic) == (
-        "raw",
-        "metadata",
-        "metadata.dead_letters",
-    )
-    assert (made.delivery, made.run_mode, made.start) == ("exactly_once", "stream", "earliest")
-    assert (made.datafile_mode, made.consumers, made.filepath_regex) == ("disk", 3, "a/")
-    assert made.output_dir == str(tmp_path / "Plain_output")
-    assert made.extractor_name == "Plain"
-    assert pickle.loads(made.extractor)(FakeFile()) == {"name": "f.csv", "topic": "raw"}
-    other = settings_of(plain, read_config(config))
-    assert made.group_id != other.group_id
-    named = Plain(config, "raw", "metadata", consumer_group_id="lab")
-    assert settings_of(named, read_config(config)).group_id == "lab"
-
-
-def test_no_configuration_file_is_a_clear_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config.unlink()
-    with pytest.raises(SystemExit) as ended:
-        Plain.run_from_command_line([])
-    assert ended.value.code == 2
-    assert "no configuration file test.config" in capsys.readouterr().err

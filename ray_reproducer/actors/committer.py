@@ -12,16 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import ray
 
-from ray_reproducer.actors.committed_place import PlacePolicy, partition_start
+from ray_reproducer.actors.committed_place import partition_start
+from ray_reproducer.actors.committer_settings import CommitterSettings, News, ReplayOrders
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
+from ray_reproducer.actors.kept_outcomes import KeptOutcomes
 from ray_reproducer.actors.task_end import crash_cause, fatal
-from ray_reproducer.actors.transactions import Clears, TransactionThread
+from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
+from ray_reproducer.actors.worker_log import Said
 from ray_reproducer.core.errors import BrokerError, FencedError
 from ray_reproducer.core.events import (
     Announce,
@@ -46,12 +48,12 @@ from ray_reproducer.core.events import (
 )
 from ray_reproducer.core.intake import Delivery as IntakeDelivery
 from ray_reproducer.core.ledger import Ledger, PartitionStart
-from ray_reproducer.core.limits import MachineLimits, Moment
+from ray_reproducer.core.limits import Moment
 from ray_reproducer.core.machine import Machine
-from ray_reproducer.core.outcome import Origin, Outcome
+from ray_reproducer.core.open_files import OpenFile
+from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.kafka import faults, finished_lately, instance
-from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import (
     AtLeastOnceDelivery,
     Delivery,
@@ -60,79 +62,12 @@ from ray_reproducer.kafka.delivery import (
 
 TICK_S: Final = 0.05
 """How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
-FAILURES_KEPT: Final = 200
-"""Dead letters whose errors wait to be fetched for the log; what comes beyond is only counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommitterSettings:
-    """What the committer actor is told.
-
-    Attributes:
-        clients: settings of the Kafka clients.
-        group_id: whose offsets are committed.
-        source_topic: the topic that they are of.
-        results_topic: where metadata goes.
-        dead_letters_topic: where failures go.
-        exactly_once: with transactions, or without.
-        lows: partition -> oldest offset that is left; where partitions begin that the group does not know yet.
-        starts: partition -> where to begin if the group has no place at all.
-        place: what to do about a place that can't be used as it is.
-        instance: what this instance of the program is called; "" on the embedded broker, which has no other.
-        origin: what all dead letters have in common.
-        limits: what the machine keeps to.
-        task_cpus: processor cores that a task reserves.
-        collect_outcomes: whether every outcome is kept until it is fetched.
-        transactional_id: who fences whom; "": made of the group id.
-    """
-
-    clients: ClientConfigs
-    group_id: str
-    source_topic: str
-    results_topic: str
-    dead_letters_topic: str
-    exactly_once: bool
-    lows: Mapping[int, int]
-    starts: Mapping[int, int]
-    place: PlacePolicy
-    instance: str
-    origin: Origin
-    limits: MachineLimits
-    task_cpus: float
-    collect_outcomes: bool
-    transactional_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayOrders:
-    """What a replay works on.
-
-    Attributes:
-        starts: partition -> the first offset that is read; the others are not read.
-        attempts_before: id of a file version -> how often the extractor was started on it before.
-        clears: which dead letters a file's outcome clears.
-    """
-
-    starts: Mapping[int, int]
-    attempts_before: Mapping[bytes, int]
-    clears: Clears
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What the driver fetches a few times a second.
-
-    Attributes:
-        progress: counters of this moment.
-        outcomes: those committed since the last time, and files held; results among them only if they are collected.
-        messages: things that are worth a line in the log.
-        finished: everything is done, ``run`` is about to return.
-    """
-
-    progress: Progress = field(default_factory=Progress)
-    outcomes: tuple[Outcome, ...] = ()
-    messages: tuple[str, ...] = ()
-    finished: bool = False
+MESSAGES_KEPT: Final = 200
+"""Messages that wait to be fetched for the log; older ones make room."""
+SAID_KEPT: Final = 1_000
+"""Log records of workers that wait to be fetched, at most 4 MB in all."""
+OPEN_FILES_LISTED: Final = 10_000
+"""The most files on their way in one list for the registries: it takes some 10 ms to make."""
 
 
 class CommitterActor:
@@ -147,8 +82,11 @@ class CommitterActor:
         self._tasks: dict[int, ray.ObjectRef[TaskAnswer]] = {}
         self._task = extraction_task(settings.task_cpus)
         self._lock = threading.Lock()
-        self._outcomes: deque[Outcome] = deque(maxlen=None if settings.collect_outcomes else FAILURES_KEPT)
-        self._messages: deque[str] = deque(maxlen=FAILURES_KEPT)
+        self._outcomes = KeptOutcomes(everything=settings.collect_outcomes, registries=settings.registries)
+        self._open_files: tuple[OpenFile, ...] | None = None
+        self._open_files_wanted = False
+        self._messages: deque[str] = deque(maxlen=MESSAGES_KEPT)
+        self._said: deque[Said] = deque(maxlen=SAID_KEPT)
         self._troubles: dict[str, str] = {}
         self._high_watermarks: dict[int, int] = {}
         self._ended = False
@@ -302,13 +240,20 @@ class CommitterActor:
             self._messages.append(text)
 
     @ray.method(concurrency_group="control")
-    def news(self) -> News:
-        """Return what has happened since the last call."""
+    def news(self, want_open_files: bool = False) -> News:
+        """Return what has happened since the last call.
+
+        Args:
+            want_open_files: let a list of the files on their way be made for a later call.
+        """
         with self._lock:
-            outcomes, messages = tuple(self._outcomes), tuple(self._messages)
-            self._outcomes.clear()
+            outcomes, messages, said = self._outcomes.take(), tuple(self._messages), tuple(self._said)
+            news = News(self._progress, outcomes, self._open_files, messages, said, self._finished)
             self._messages.clear()
-            return News(self._progress, outcomes, messages, self._finished)
+            self._said.clear()
+            self._open_files = None
+            self._open_files_wanted = self._open_files_wanted or want_open_files
+            return news
 
     # ------------------------------------------------------------ events
 
@@ -331,6 +276,9 @@ class CommitterActor:
         error = future.exception()
         if error is None:
             answer: TaskAnswer = future.result()
+            if answer.said:
+                with self._lock:
+                    self._said.extend(answer.said)
             self._inbox.put(TaskFinished(task, answer.answers, answer.seconds))
             return
         cause = crash_cause(error)
@@ -349,9 +297,9 @@ class CommitterActor:
 
     def _make_transactions(self, clears: Clears | None) -> TransactionThread:
         settings = self._settings
-        return TransactionThread(
-            self._delivery, settings.results_topic, settings.dead_letters_topic, self._tag, self._inbox.put, clears
-        )
+        topics = (settings.results_topic, settings.dead_letters_topic)
+        headers = RecordHeaders(self._tag, settings.group_id if settings.registries else "")
+        return TransactionThread(self._delivery, *topics, headers, self._inbox.put, clears)
 
     def _note_trouble(self, who: str, text: str) -> None:
         with self._lock:
@@ -369,6 +317,9 @@ class CommitterActor:
         with self._lock:
             trouble = next(iter(self._troubles.values()), "")
             self._progress = self._machine.progress(lag, trouble)
+            if self._open_files_wanted or (self._ended and self._settings.registries):
+                self._open_files = self._machine.open_files(OPEN_FILES_LISTED)
+                self._open_files_wanted = False
             # Together with the last counters: who sees that it is over must see how it ended.
             self._finished = self._ended
 
@@ -413,10 +364,8 @@ class CommitterActor:
 
     def _announce(self, outcomes: Sequence[Outcome]) -> None:
         with self._lock:
-            if self._settings.collect_outcomes:
-                self._outcomes.extend(outcomes)
-            else:
-                self._outcomes.extend(outcome for outcome in outcomes if outcome.kind != "result")
+            if said := self._outcomes.add(outcomes):
+                self._messages.append(said)
 
 
 def _now() -> Moment:

@@ -23,13 +23,15 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import msgpack
 import pyarrow as pa
 import ray
 
+from ray_reproducer.actors.extractor_hooks import FAILED, MISMATCHED, call_hook
 from ray_reproducer.actors.process_state import ProcessState, give_up, is_worn_out
+from ray_reproducer.actors.worker_log import FileLog, Said
 from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, ReproducerError, UnsafePathError
 from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.metadata_json import encode_metadata
@@ -109,10 +111,17 @@ class _OpenSegment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TaskAnswer:
-    """What a task returns: one answer a file, in their order, and how long the worker was busy (seconds)."""
+    """What a task returns.
+
+    Attributes:
+        answers: one a file, in their order.
+        seconds: how long the worker was busy.
+        said: what was logged meanwhile.
+    """
 
     answers: tuple[bytes | Failure, ...]
     seconds: float
+    said: tuple[Said, ...] = ()
 
 
 def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, StoredSegment]) -> TaskAnswer:
@@ -131,15 +140,19 @@ def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, S
     process = _state(job)
     began = time.perf_counter()
     opened = {number: _OpenSegment(stored.entries(), stored.buffers) for number, stored in segments.items()}
+    log = FileLog()
+    answers: list[bytes | Failure] = []
     try:
-        answers = tuple(_answer(extractor, job, file, opened, process) for file in files)
+        for file in files:
+            with log.of(file.version.relative_path):
+                answers.append(_answer(extractor, job, file, opened, process))
     except Exception as error:
         # What earlier files left behind (no descriptors, no memory, a patched library) may be why it is our own code
         # that fails. In a process that nobody has used before it is our own fault.
         if process.files and (is_worn_out(error.__cause__ or error) or not isinstance(error, ReproducerError)):
             give_up(error)
         raise
-    return TaskAnswer(answers, time.perf_counter() - began)
+    return TaskAnswer(tuple(answers), time.perf_counter() - began, tuple(log.said))
 
 
 def load_job(reference: JobReference) -> ExtractionJob:
@@ -191,10 +204,17 @@ def _answer(
     segments: dict[int, _OpenSegment],
     process: ProcessState,
 ) -> bytes | Failure:
-    pieces = _pieces(file, segments)
-    if isinstance(pieces, Failure):
-        return pieces
-    datafile = DataFile(file.version, pieces, root=Path(job.output_dir), mode=job.datafile_mode, logger=_LOG)
+    whole = _pieces(file, segments)
+    if isinstance(whole, Failure):
+        return whole
+    mismatch = _mismatch(file, *whole)
+    root = Path(job.output_dir)
+    if mismatch is not None:
+        # In memory in any mode: what is not what it should be is not written.
+        with DataFile(file.version, whole[0], root=root, logger=_LOG) as datafile:
+            _tell(extractor, MISMATCHED, datafile, process)
+        return mismatch
+    datafile = DataFile(file.version, whole[0], root=root, mode=job.datafile_mode, logger=_LOG)
     try:
         if job.datafile_mode != "memory":
             datafile.write()
@@ -207,12 +227,14 @@ def _answer(
     except BaseException as error:  # noqa: BLE001
         raised = raised or error
         process.restore()
+    if raised is not None:
+        if process.files > 1 and is_worn_out(raised):
+            give_up(raised)
+        answer = _raised(raised)
+    if isinstance(answer, Failure):
+        _tell(extractor, FAILED, datafile, process)
     datafile.close()
-    if raised is None:
-        return answer
-    if process.files > 1 and is_worn_out(raised):
-        give_up(raised)
-    return _raised(raised)
+    return answer
 
 
 def _ask(
@@ -226,12 +248,25 @@ def _ask(
         return b"", error
 
 
+def _tell(extractor: Callable[[DataFile], Any], hook: str, datafile: DataFile, process: ProcessState) -> None:
+    """Call a hook of the user's class, and put back what it has changed in the process, too."""
+    try:
+        if call_hook(extractor, hook, datafile):
+            process.restore()
+    except BaseException as error:  # noqa: BLE001 - an alarm of the hook's, as above
+        _LOG.error("%s raised %s", hook, type(error).__name__, exc_info=error)
+        process.restore()
+
+
 def _raised(error: BaseException) -> Failure:
     return Failure("extractor_raised", one_line(error), _user_traceback(error))
 
 
-def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> list[memoryview] | Failure:
-    """Find the file's bytes, in order, and check them."""
+_Chunks: TypeAlias = "Sequence[tuple[Entry, _OpenSegment]]"
+
+
+def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> tuple[list[memoryview], _Chunks] | Failure:
+    """Find the file's bytes and its chunks, in order."""
     chunks: dict[int, tuple[Entry, _OpenSegment]] = {}
     for part in file.slices:
         segment = segments[part.segment]
@@ -252,7 +287,7 @@ def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> list[memoryvie
             start -= len(pieces.pop())
         before, end = buffer, entry.start + entry.size
         pieces.append(memoryview(buffer)[start:end])
-    return _checked(file, pieces, in_order)
+    return pieces, in_order
 
 
 def _inconsistent(entry: Entry, expected: int) -> Failure:
@@ -264,14 +299,13 @@ def _inconsistent(entry: Entry, expected: int) -> Failure:
     )
 
 
-def _checked(
-    file: FileWork, pieces: list[memoryview], chunks: Sequence[tuple[Entry, _OpenSegment]]
-) -> list[memoryview] | Failure:
+def _mismatch(file: FileWork, pieces: list[memoryview], chunks: _Chunks) -> Failure | None:
+    """Check the file's bytes; None if they are what its sender's hash says."""
     digest = hashlib.sha512()
     for piece in pieces:
         digest.update(piece)
     if digest.digest() == file.version.file_hash:
-        return pieces
+        return None
     bad = [
         str(entry.chunk)
         for entry, segment in chunks

@@ -13,7 +13,8 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrash
 
 from ray_reproducer.actors import ray_cluster
 from ray_reproducer.actors.committed_place import PlacePolicy
-from ray_reproducer.actors.committer import CommitterActor, CommitterSettings, News
+from ray_reproducer.actors.committer import CommitterActor
+from ray_reproducer.actors.committer_settings import CommitterSettings, News
 from ray_reproducer.actors.consumer import ConsumerActor, ConsumerSettings
 from ray_reproducer.actors.extraction import ExtractionJob, JobReference
 from ray_reproducer.actors.extraction_task import warm_up
@@ -68,6 +69,7 @@ class Fleet:
         self._watch: TopicWatch | None = None
         self._asked: ray.ObjectRef[News] | None = None
         self._asked_at_s = 0.0
+        self._want_open_files = False
         self._pings: dict[int, tuple[ray.ObjectRef[None], float]] = {}
         self._committer: Any = None
         self._consumers: list[Any] = []
@@ -154,8 +156,11 @@ class Fleet:
             self._partitions |= added.keys()
         return sorted(added)
 
-    def news(self) -> News | None:
+    def news(self, *, want_open_files: bool = False) -> News | None:
         """Return what has happened since the last call; None if the committer has not answered yet.
+
+        Args:
+            want_open_files: let a list of the files on their way be made for a later call.
 
         Raises:
             ReproducerError: an actor ended with it, or has not answered for too long.
@@ -165,8 +170,10 @@ class Fleet:
         for loop in _ended(self._loops):
             self._answer(loop)
         self._look_at_consumers()
+        self._want_open_files = self._want_open_files or want_open_files
         if self._asked is None:
-            self._asked, self._asked_at_s = self._committer.news.remote(), time.monotonic()
+            self._asked, self._asked_at_s = self._committer.news.remote(self._want_open_files), time.monotonic()
+            self._want_open_files = False
         if not _ended([self._asked]):
             self._expect_answer("the committer", self._asked_at_s)
             return None
@@ -295,6 +302,7 @@ class Fleet:
             ),
             task_cpus=extraction.num_cpus,
             collect_outcomes=settings.collect_outcomes,
+            registries=settings.registries,
         )
 
     def _job(self) -> JobReference:

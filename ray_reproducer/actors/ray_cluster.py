@@ -35,12 +35,20 @@ PROBE_TIMEOUT_S: Final = 5.0
 
 @dataclass
 class _Started:
-    """The Ray that this process has started itself, if it has."""
+    """The Ray that this process has started or joined by ``connect``, if it has.
+
+    Attributes:
+        settings: of the Ray that it has started itself; None: it has not.
+        address: of the Ray that it was connected to; "" if that was somebody else's doing.
+    """
 
     settings: RaySettings | None = None
+    address: str = ""
 
 
 _started = _Started()
+_connecting = threading.Lock()
+"""Runs in several threads of one process share its Ray; the first one connects."""
 
 
 def connect(settings: RaySettings) -> None:
@@ -52,8 +60,26 @@ def connect(settings: RaySettings) -> None:
     Raises:
         PipelineError: Ray can't be started, or the cluster can't be reached.
     """
-    if ray.is_initialized():
-        return
+    with _connecting:
+        if not ray.is_initialized():
+            _connect(settings)
+
+
+def disconnect() -> None:
+    """Let Ray go (a local one ends), if it was ``connect`` that brought it, and nobody has changed it since."""
+    with _connecting:
+        if _is_ours():
+            ray.shutdown()
+        _started.settings, _started.address = None, ""
+
+
+def _is_ours() -> bool:
+    """Whether Ray is what ``connect`` has brought, and nobody has changed it since."""
+    return ray.is_initialized() and ray.get_runtime_context().gcs_address == _started.address
+
+
+def _connect(settings: RaySettings) -> None:
+    _started.settings, _started.address = None, ""
     options: dict[str, Any] = {
         # What user code prints stays in the workers' logs: stdout belongs to the results.
         "log_to_driver": False,
@@ -74,7 +100,6 @@ def connect(settings: RaySettings) -> None:
     else:
         options["address"] = address = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
         _look_for(address)
-    _started.settings = settings if settings.mode == "local" else None
     try:
         ray.init(**options)
     # Ray has no exception of its own for this: ConnectionError, RuntimeError, ValueError and others occur.
@@ -86,6 +111,8 @@ def connect(settings: RaySettings) -> None:
             if settings.mode == "cluster"
             else "Is there enough memory and room in /tmp and /dev/shm?",
         ) from error
+    _started.settings = settings if settings.mode == "local" else None
+    _started.address = ray.get_runtime_context().gcs_address
 
 
 def _look_for(address: str) -> None:
@@ -111,22 +138,23 @@ def _look_for(address: str) -> None:
 
 
 def revive() -> bool:
-    """Start the Ray of this process again if it has died; return whether that was so.
+    """Start the Ray that this process has started again if it has died; return whether that was so.
 
     Raises:
         PipelineError: it can't be started.
     """
-    settings = _started.settings
-    if settings is None or is_alive():
-        return False
-    # Starting Ray replaces the handler of SIGTERM.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ray.shutdown()
-    connect(settings)
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return True
+    with _connecting:
+        settings = _started.settings
+        if settings is None or not _is_ours() or is_alive():
+            return False
+        # Starting Ray replaces the handler of SIGTERM.
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        ray.shutdown()
+        _connect(settings)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return True
 
 
 def is_alive() -> bool:
@@ -136,7 +164,7 @@ def is_alive() -> bool:
 
 def is_local() -> bool:
     """Whether this process has started its Ray itself."""
-    return _started.settings is not None
+    return _started.settings is not None and _is_ours()
 
 
 def cpus() -> float:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from ray_reproducer.actors.committer import CommitterSettings, ReplayOrders
+from ray_reproducer.actors.committer_settings import CommitterSettings, ReplayOrders
 from ray_reproducer.actors.consumer import ConsumerSettings, ReplayReading
 from ray_reproducer.actors.fleet import Fleet
 from ray_reproducer.actors.settings import PipelineSettings

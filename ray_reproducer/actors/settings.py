@@ -85,6 +85,8 @@ class PipelineSettings:
         commit_interval_s: how long outcomes are collected for one transaction, in seconds.
         run_mode: go on until stopped, or end when all that is on the topic now has its outcome.
         collect_outcomes: hand every outcome to the observer.
+        registries: hand every outcome to the observer, of results without the metadata, and now and then a list of the
+            files on their way; results get a header from which the registry can be made anew.
         sys_path: directories that workers put first on their module search path.
         upload: files to put on the source topic first; None: nothing.
         embedded: the broker is librdkafka's mock cluster inside the driver.
@@ -116,6 +118,7 @@ class PipelineSettings:
     commit_interval_s: float = 0.1
     run_mode: Literal["stream", "drain"] = "stream"
     collect_outcomes: bool = False
+    registries: bool = False
     sys_path: tuple[str, ...] = ()
     upload: UploadSettings | None = None
     embedded: bool = False

@@ -32,6 +32,7 @@ from ray_reproducer.core.errors import (
     TopicMissingError,
     TopicReplacedError,
 )
+from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.observability.quantities import done
@@ -40,6 +41,8 @@ LOOK_INTERVAL_S: Final = 0.2
 """How often the actors are asked for news: often enough for a display that seems alive."""
 SLOTS_INTERVAL_S: Final = 5.0
 """How often the size of the cluster is looked at: nodes come and go in minutes."""
+OPEN_FILES_INTERVAL_S: Final = 2.0
+"""How often the files on their way are listed, if the registries are on: often enough to be looked at."""
 MAX_FRUITLESS_LIVES: Final = 5
 """How many lives in a row may end without having finished a file before the run is given up."""
 LONG_LIFE_S: Final = 60.0
@@ -58,7 +61,18 @@ class Observer(Protocol):
         ...
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Take committed outcomes, in the order of their commit; only if they are collected."""
+        """Take committed outcomes, in the order of their commit; only if they are collected, or registries are on.
+
+        Their values are empty unless outcomes are collected.
+        """
+        ...
+
+    def restarted(self) -> None:
+        """Take note that the actors are made anew: outcomes committed in the last moment were perhaps not told."""
+        ...
+
+    def open_files(self, files: Sequence[OpenFile]) -> None:
+        """Take the list of all files on their way, up to a limit; only if registries are on."""
         ...
 
     def message(self, level: int, text: str) -> None:
@@ -136,6 +150,7 @@ class _Supervision:
         self._life_began_s = 0.0
         self._earlier = Progress()
         self._progress = Progress()
+        self._open_files_at_s = 0.0
 
     def run(self) -> Progress:
         """Make the actors, again and again if need be, until the run is over; return the counters of all of it."""
@@ -185,6 +200,7 @@ class _Supervision:
     def _begin_anew(self) -> None:
         """Prepare for the next life, after the last one has ended."""
         self._earlier = self._progress
+        self._observer.restarted()
         if ray_cluster.revive():
             self._warn("Ray itself had died on this machine; it was started again.")
         if self._fruitless:
@@ -232,20 +248,31 @@ class _Supervision:
 
     def _take_news(self, fleet: Fleet) -> bool:
         """Fetch what has happened, and pass it on; return whether the run is over."""
-        news = fleet.news()
+        news = fleet.news(want_open_files=self._open_files_are_due())
         if news is None:
             return False
         self._progress = news.progress.after(self._earlier)
         self._uploading.delivered(self._progress.messages_read)
         for text in news.messages:
             self._warn(text)
+        for level, text in news.said:
+            self._observer.message(level, text)
         for outcome in news.outcomes:
             if outcome.kind != "result":
                 self._observer.message(logging.ERROR, _failure_text(outcome, self._settings.source_topic))
-        if self._settings.collect_outcomes and news.outcomes:
+        if (self._settings.collect_outcomes or self._settings.registries) and news.outcomes:
             self._observer.outcomes(news.outcomes)
+        if news.open_files is not None:
+            self._observer.open_files(news.open_files)
         self._observer.progress(self._progress)
         return news.finished
+
+    def _open_files_are_due(self) -> bool:
+        now = time.monotonic()
+        if not self._settings.registries or now - self._open_files_at_s < OPEN_FILES_INTERVAL_S:
+            return False
+        self._open_files_at_s = now
+        return True
 
     def _warn(self, text: str) -> None:
         self._observer.message(logging.WARNING, text)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
 from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
 from ray_reproducer.core.live_letters import Place, clears_header
@@ -22,6 +24,27 @@ JOIN_TIMEOUT_S: Final = 1.0
 """How long a transaction that nobody waits for any more may take to notice that its producer is closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordHeaders:
+    """What the headers of a record tell of its file.
+
+    Attributes:
+        tag: names group and source topic (``kafka.finished_lately``).
+        registries_of: group id, if the registries are to be made anew from the topics some time; else "".
+    """
+
+    tag: bytes
+    registries_of: str = ""
+
+    def of(self, outcome: Outcome) -> tuple[tuple[str, bytes], ...]:
+        """Make the headers of an outcome's record."""
+        headers: tuple[tuple[str, bytes], ...] = ()
+        if outcome.version is not None and outcome.final:
+            # By this a later life of the program knows that the file is finished.
+            headers = finished_lately.headers(self.tag, outcome.version.id)
+        return headers + result_header.encode(outcome, self.registries_of) if self.registries_of else headers
+
+
 class TransactionThread:
     """Carries out one transaction after the other and reports how each ended."""
 
@@ -30,7 +53,7 @@ class TransactionThread:
         delivery: Delivery,
         results_topic: str,
         dead_letters_topic: str,
-        tag: bytes,
+        headers: RecordHeaders,
         report: Callable[[Event | Exception], None],
         clears: Clears | None = None,
     ) -> None:
@@ -40,14 +63,14 @@ class TransactionThread:
             delivery: how records and offsets are written.
             results_topic: where metadata goes.
             dead_letters_topic: where failures go.
-            tag: names group and source topic in the headers of records (``kafka.finished_lately``).
+            headers: what records tell in their headers.
             report: called, in this thread, with how a transaction ended, or with what ended the thread.
             clears: which dead letters a replayed file's outcome clears; None if this is no replay.
         """
         self._clears = clears or {}
         self._delivery = delivery
         self._topics = {"result": results_topic, "dead_letter": dead_letters_topic}
-        self._tag = tag
+        self._headers = headers
         self._report = report
         self._commits: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="transactions", daemon=True)
@@ -104,16 +127,10 @@ class TransactionThread:
         for version_id, outcome in zip(commit.versions, commit.outcomes, strict=True):
             clears = dict(self._clears.get(version_id, {}))
             replaced = clears.pop(outcome.key, ()) if outcome.kind == "dead_letter" else ()
-            headers = self._finished(outcome) + ((clears_header(replaced),) if replaced else ())
+            headers = self._headers.of(outcome) + ((clears_header(replaced),) if replaced else ())
             records.append(Record(self._topics[outcome.kind], outcome.key, outcome.value, headers))
             tombstones.extend(
                 Record(self._topics["dead_letter"], key, None, (clears_header(places),))
                 for key, places in clears.items()
             )
         return records + tombstones
-
-    def _finished(self, outcome: Outcome) -> tuple[tuple[str, bytes], ...]:
-        """Headers by which a later life of the program knows that the file is finished."""
-        if outcome.version is None or not outcome.final:
-            return ()
-        return finished_lately.headers(self._tag, outcome.version.id)

@@ -51,6 +51,7 @@ class SegmentReceipt:
         indices: index of each in its file, from 1.
         size_bytes: length of their data together.
         timestamp_ms: Kafka timestamp of the newest of them, in milliseconds since the epoch.
+        oldest_ms: Kafka timestamp of the oldest of them, in milliseconds since the epoch; 0 if none has one.
     """
 
     version: FileVersion
@@ -60,6 +61,7 @@ class SegmentReceipt:
     indices: tuple[int, ...]
     size_bytes: int
     timestamp_ms: int
+    oldest_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class OpenVersion:
         slices: where they are, in the order of arrival.
         size_bytes: length of the data that is held, repeated chunks included.
         newest_ms: newest Kafka timestamp among its chunks; 0 if none has any.
+        oldest_ms: oldest Kafka timestamp among its chunks; 0 if none has any.
         touched_s: when a chunk of it came last, by the machine's monotonic clock.
         superseded: whether a version of the same path with a later modification time has come while it was open.
     """
@@ -81,6 +84,7 @@ class OpenVersion:
     slices: list[SegmentSlice] = field(default_factory=list)
     size_bytes: int = 0
     newest_ms: int = 0
+    oldest_ms: int = 0
     touched_s: float = 0.0
     superseded: bool = False
 
@@ -150,6 +154,8 @@ class Assembly:
             self._users[receipt.slice.segment] += 1
             version.size_bytes += receipt.size_bytes
         version.newest_ms = max(version.newest_ms, receipt.timestamp_ms)
+        if receipt.oldest_ms:
+            version.oldest_ms = min(version.oldest_ms or receipt.oldest_ms, receipt.oldest_ms)
         version.touched_s = now_s
         return version.whole
 

@@ -280,4 +280,6 @@ def _receipt(group: list[_Taken], segment_id: int, first: int) -> SegmentReceipt
         indices=tuple(taken.chunk.index for taken in group),
         size_bytes=sum(len(taken.chunk.data) for taken in group),
         timestamp_ms=max(taken.timestamp_ms for taken in group),
+        # A message without a timestamp says -1.
+        oldest_ms=min((taken.timestamp_ms for taken in group if taken.timestamp_ms > 0), default=0),
     )

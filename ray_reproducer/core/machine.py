@@ -20,9 +20,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
-from ray_reproducer.core import outcome as outcomes
 from ray_reproducer.core.assembly import Assembly, OpenVersion, SegmentReceipt
 from ray_reproducer.core.commit_schedule import CommitSchedule
 from ray_reproducer.core.done_lately import DoneLately
@@ -56,12 +54,14 @@ from ray_reproducer.core.intake import Delivery
 from ray_reproducer.core.ledger import Ledger, poison_id
 from ray_reproducer.core.lifecycle import Lifecycle, State
 from ray_reproducer.core.limits import MachineLimits, Moment
+from ray_reproducer.core.open_files import OpenFile, open_files
 from ray_reproducer.core.outcome import Failure, Origin, Outcome
-from ray_reproducer.core.patience import Patience, waited_for
+from ray_reproducer.core.patience import Patience
 from ray_reproducer.core.pending import PendingOutcomes
 from ray_reproducer.core.pool import ExtractionPool
 from ray_reproducer.core.progress import Counters, Progress
 from ray_reproducer.core.story import Story
+from ray_reproducer.core.verdicts import Verdicts
 
 
 class Machine:
@@ -86,10 +86,9 @@ class Machine:
             done_lately: ids of versions that earlier lives have finished, in their order.
             attempts_before: id of a version that is replayed -> how often the extractor was started on it before.
         """
-        self._attempts_before = attempts_before or {}
         self._limits = limits
         self._ledger = ledger
-        self._origin = origin
+        self._verdicts = Verdicts(ledger, origin, limits.failures, attempts_before)
         self._assembly = Assembly()
         self._lifecycle = Lifecycle(limits.story_length)
         self._pool = ExtractionPool(limits.pool)
@@ -175,8 +174,7 @@ class Machine:
             version_id = poison_id(partition, offset)
             self._ledger.open(version_id, partition, offset)
             self._move(version_id, "poison", ((partition, offset), message.reason))
-            letter = outcomes.poison_letter(partition, offset, message, self._origin, self._now.iso)
-            self._add_outcome(version_id, letter)
+            self._add_outcome(version_id, self._verdicts.poison(partition, offset, message, self._now))
         self._release({receipt.slice.segment for receipt in delivery.receipts})
 
     def _take_receipt(self, receipt: SegmentReceipt) -> None:
@@ -250,26 +248,14 @@ class Machine:
                 self._pool.wait(version_id, self._assembly.get(version_id).size_bytes, alone=True)
 
     def _answered(self, version_id: bytes, answer: bytes | Failure) -> None:
-        version = self._drop_data(version_id).version
+        version = (held := self._drop_data(version_id)).version
         if self._lifecycle.state(version_id) is State.UNWANTED:
             self._move(version_id, "ignored answer", (), version.relative_path)
             return
-        if isinstance(answer, bytes):
-            outcome = outcomes.result(version, answer)
-        elif self._limits.failures == "hold":
-            self._hold(version_id, outcomes.held(version, answer))
-            return
-        else:
-            answer = replace(answer, attempts=answer.attempts + self._attempts_before.get(version_id, 0))
-            offsets = self._ledger.offsets(version_id)
-            outcome = outcomes.dead_letter(version, answer, offsets, self._origin, self._now.iso)
-        self._move(version_id, "answer", (outcome.reason,), version.relative_path)
+        outcome = self._verdicts.answer(held, answer, self._now)
+        if outcome.kind != "held":
+            self._move(version_id, "answer", (outcome.reason,), version.relative_path)
         self._add_outcome(version_id, outcome)
-
-    def _hold(self, version_id: bytes, held: Outcome) -> None:
-        self._move(version_id, "hold", (held.reason,), held.path)
-        self._counters.held += 1
-        self._out.append(Announce((held,)))
 
     # ------------------------------------------------------------ what the broker says
 
@@ -297,23 +283,15 @@ class Machine:
         for version_id in versions:
             self._move(version_id, "aborted")
         if too_large >= 0:
-            self._refused(versions[too_large])
+            version_id = versions[too_large]
+            refused = self._outcomes.drop(version_id)
+            self._add_outcome(version_id, self._verdicts.refused(version_id, refused, self._now))
         for receipt in self._given_up.take_late():
             if receipt.version.id in self._given_up:
                 self._take_late(receipt)
             else:
                 self._assemble(receipt)
             self._release({receipt.slice.segment})
-
-    def _refused(self, version_id: bytes) -> None:
-        """Replace an outcome that the broker does not take because of its size."""
-        refused = self._outcomes.drop(version_id)
-        offsets = self._ledger.offsets(version_id)
-        letter = outcomes.refused_by_broker(refused, offsets, self._origin, self._now.iso)
-        if refused.kind == "result" and self._limits.failures == "hold":
-            self._hold(version_id, replace(letter, kind="held", value=b""))
-        else:
-            self._add_outcome(version_id, letter)
 
     # ------------------------------------------------------------ what is to be done
 
@@ -326,8 +304,7 @@ class Machine:
             version_id = version.version.id
             if version_id in self._given_up:
                 continue
-            offsets, waited_s = self._ledger.offsets(version_id), waited_for(version, self._now)
-            letter = outcomes.given_up(version, offsets, self._origin, self._now.iso, waited_s)
+            letter = self._verdicts.given_up(version, self._now)
             self._given_up.add(version_id)
             self._move(version_id, "give up", (letter.reason,), letter.path)
             self._add_outcome(version_id, letter)
@@ -376,8 +353,13 @@ class Machine:
         self._lifecycle.move(version_id, what, self._events, self._now, detail, path)
 
     def _add_outcome(self, version_id: bytes, outcome: Outcome) -> None:
-        self._schedule.changed()
-        self._outcomes.add(version_id, outcome)
+        if outcome.kind == "held":  # rule 9
+            self._move(version_id, "hold", (outcome.reason,), outcome.path)
+            self._counters.held += 1
+            self._out.append(Announce((outcome,)))
+        else:
+            self._schedule.changed()
+            self._outcomes.add(version_id, outcome)
 
     def _drop_data(self, version_id: bytes) -> OpenVersion:
         version = self._assembly.take(version_id)
@@ -394,6 +376,10 @@ class Machine:
     def story(self) -> Story:
         """What happened lately to each file and offset."""
         return self._lifecycle.story
+
+    def open_files(self, limit: int) -> tuple[OpenFile, ...]:
+        """List files on their way, at most so many."""
+        return open_files(self._assembly, self._outcomes, limit)
 
     def progress(self, lag_messages: int | None = None, broker_trouble: str = "") -> Progress:
         """Return the counters of this moment; the two arguments are handed through."""

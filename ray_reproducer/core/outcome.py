@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -54,6 +54,30 @@ class Failure:
     attempts: int = 1
 
 
+class Facts(NamedTuple):
+    """What views tell of the file, or of the message that is no chunk, besides its outcome.
+
+    Attributes:
+        n_messages: messages of the source topic that make it: a file's chunks, without repeats.
+        size_bytes: content of those that have come.
+        first_ms: Kafka timestamp of the oldest of them, in milliseconds since the epoch; 0 if unknown.
+        newest_ms: Kafka timestamp of the newest of them; 0 if unknown.
+        done_ms: when a file's outcome was known, in milliseconds since the epoch; 0 for a message that is no chunk.
+        n_missing: those of the messages that never came: of a file that was given up.
+    """
+
+    n_messages: int = 1
+    size_bytes: int = 0
+    first_ms: int = 0
+    newest_ms: int = 0
+    done_ms: int = 0
+    n_missing: int = 0
+
+
+NO_FACTS: Final = Facts()
+"""Where nobody is to be told anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One record to produce, and what is said about it on the screen.
@@ -70,6 +94,7 @@ class Outcome:
         offset: where a message that is no chunk was found; -1 for a file.
         version: the file version; None for a message that is no chunk.
         final: whether chunks of the version that come later are repeats; not so for a file that was given up.
+        facts: what views tell besides.
     """
 
     path: str
@@ -83,6 +108,13 @@ class Outcome:
     offset: int = -1
     version: FileVersion | None = None
     final: bool = True
+    facts: Facts = NO_FACTS
+
+    def without_record(self) -> Outcome:
+        """Return the same without the record's value and the version, for those who only list and count."""
+        # Not dataclasses.replace: this is done for every file, in the committer.
+        failure, place = (self.reason, self.error, self.traceback), (self.partition, self.offset)
+        return Outcome(self.path, self.kind, self.key, b"", *failure, *place, None, self.final, self.facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +134,14 @@ class Origin:
     program: str
 
 
-def result(version: FileVersion, value: bytes) -> Outcome:
+def result(version: FileVersion, value: bytes, facts: Facts = NO_FACTS) -> Outcome:
     """Make the outcome of a file whose extractor returned metadata, already encoded."""
-    return Outcome(path=version.relative_path, kind="result", key=version.result_key, value=value, version=version)
+    return Outcome(
+        path=version.relative_path, kind="result", key=version.result_key, value=value, version=version, facts=facts
+    )
 
 
-def held(version: FileVersion, failure: Failure) -> Outcome:
+def held(version: FileVersion, failure: Failure, facts: Facts = NO_FACTS) -> Outcome:
     """Say that a file has failed and is left for the next start: nothing is produced for it."""
     return Outcome(
         path=version.relative_path,
@@ -118,10 +152,18 @@ def held(version: FileVersion, failure: Failure) -> Outcome:
         error=cut(failure.error, MAX_ERROR_CHARS),
         traceback=failure.traceback[-MAX_TRACEBACK_CHARS:],
         version=version,
+        facts=facts,
     )
 
 
-def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin: Origin, now: str) -> Outcome:
+def dead_letter(
+    version: FileVersion,
+    failure: Failure,
+    offsets: Offsets,
+    origin: Origin,
+    now: str,
+    facts: Facts = NO_FACTS,
+) -> Outcome:
     """Make the outcome of a file that has no metadata.
 
     Args:
@@ -130,13 +172,16 @@ def dead_letter(version: FileVersion, failure: Failure, offsets: Offsets, origin
         offsets: where its chunks are on the source topic.
         origin: what is the same for the whole run.
         now: time in ISO format.
+        facts: what views tell besides.
     """
     record = _record(version.relative_path, failure, offsets, origin, now)
     record["file"] = _file(version)
-    return _dead_letter(version.relative_path, version.result_key, failure, record, version=version)
+    return _dead_letter(version.relative_path, version.result_key, failure, record, facts, version)
 
 
-def given_up(open_version: OpenVersion, offsets: Offsets, origin: Origin, now: str, waited_s: float) -> Outcome:
+def given_up(
+    open_version: OpenVersion, offsets: Offsets, origin: Origin, now: str, waited_s: float, facts: Facts = NO_FACTS
+) -> Outcome:
     """Make the outcome of a file of which chunks are missing for too long.
 
     Args:
@@ -145,6 +190,7 @@ def given_up(open_version: OpenVersion, offsets: Offsets, origin: Origin, now: s
         origin: what is the same for the whole run.
         now: time in ISO format.
         waited_s: how old its newest chunk is, in seconds.
+        facts: what views tell besides.
     """
     version, missing = open_version.version, open_version.missing()
     n_missing = version.n_chunks - len(open_version.held)
@@ -160,7 +206,7 @@ def given_up(open_version: OpenVersion, offsets: Offsets, origin: Origin, now: s
         "chunks_missing": n_missing,
         "missing": [list(run) for run in missing[:MAX_OFFSET_RANGES]],
     }
-    return _dead_letter(version.relative_path, version.result_key, failure, record, version=version, final=False)
+    return _dead_letter(version.relative_path, version.result_key, failure, record, facts, version, final=False)
 
 
 def _file(version: FileVersion) -> dict[str, Any]:
@@ -182,7 +228,8 @@ def poison_letter(partition: int, offset: int, message: PoisonMessage, origin: O
         "truncated": len(message.raw) < message.size_bytes,
     }
     key = f"{origin.topic}_{partition}_{offset}"
-    return replace(_dead_letter("", key, failure, record), partition=partition, offset=offset)
+    letter = _dead_letter("", key, failure, record, facts=Facts(size_bytes=len(message.raw)))
+    return replace(letter, partition=partition, offset=offset)
 
 
 def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: str) -> Outcome:
@@ -204,7 +251,7 @@ def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: s
     if refused.version is not None:
         record["file"] = _file(refused.version)
     return replace(
-        _dead_letter(refused.path, refused.key, failure, record, version=refused.version, final=refused.final),
+        _dead_letter(refused.path, refused.key, failure, record, refused.facts, refused.version, final=refused.final),
         partition=refused.partition,
         offset=refused.offset,
     )
@@ -260,8 +307,9 @@ def _dead_letter(
     key: str,
     failure: Failure,
     record: dict[str, Any],
-    *,
+    facts: Facts,
     version: FileVersion | None = None,
+    *,
     final: bool = True,
 ) -> Outcome:
     printable = _printable(record)
@@ -275,6 +323,7 @@ def _dead_letter(
         traceback=printable["traceback"] or "",
         version=version,
         final=final,
+        facts=facts,
     )
 
 

@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import islice
 
 from ray_reproducer.core.ledger import CommitPlan, Ledger
@@ -49,6 +50,10 @@ class PendingOutcomes:
     def __getitem__(self, version_id: bytes) -> Outcome:
         """Return a version's outcome."""
         return self._outcomes[version_id]
+
+    def __iter__(self) -> Iterator[Outcome]:
+        """Go through them, oldest first."""
+        return iter(self._outcomes.values())
 
     def add(self, version_id: bytes, outcome: Outcome) -> None:
         """Take the outcome of a version."""

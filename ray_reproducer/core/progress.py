@@ -18,7 +18,11 @@ class Progress:
     Attributes:
         messages_read: messages of the source topic delivered to this run.
         bytes_read: file content in those messages, in bytes.
+        messages_processed: those of them whose file, or which themselves, have their outcome committed; repeats and
+            messages left out do not count.
+        bytes_processed: file content in those, in bytes.
         results: metadata records in committed transactions of this run.
+        bytes_produced: length of the values of those records, in bytes.
         dead_letters: dead letters in committed transactions of this run.
         duplicates: chunks that repeated a file already done.
         filtered: messages left out because of ``filepath_regex``.
@@ -36,7 +40,10 @@ class Progress:
 
     messages_read: int = 0
     bytes_read: int = 0
+    messages_processed: int = 0
+    bytes_processed: int = 0
     results: int = 0
+    bytes_produced: int = 0
     dead_letters: int = 0
     duplicates: int = 0
     filtered: int = 0
@@ -57,7 +64,10 @@ class Progress:
             self,
             messages_read=earlier.messages_read + self.messages_read,
             bytes_read=earlier.bytes_read + self.bytes_read,
+            messages_processed=earlier.messages_processed + self.messages_processed,
+            bytes_processed=earlier.bytes_processed + self.bytes_processed,
             results=earlier.results + self.results,
+            bytes_produced=earlier.bytes_produced + self.bytes_produced,
             dead_letters=earlier.dead_letters + self.dead_letters,
             duplicates=earlier.duplicates + self.duplicates,
             filtered=earlier.filtered + self.filtered,
@@ -72,7 +82,10 @@ class Counters:
 
     messages_read: int = 0
     bytes_read: int = 0
+    messages_processed: int = 0
+    bytes_processed: int = 0
     results: int = 0
+    bytes_produced: int = 0
     dead_letters: int = 0
     duplicates: int = 0
     filtered: int = 0
@@ -89,8 +102,11 @@ class Counters:
 
     def committed(self, outcome: Outcome) -> None:
         """Count an outcome in a committed transaction."""
+        self.messages_processed += outcome.facts.n_messages - outcome.facts.n_missing
+        self.bytes_processed += outcome.facts.size_bytes
         if outcome.kind == "result":
             self.results += 1
+            self.bytes_produced += len(outcome.value)
         else:
             self.dead_letters += 1
             self.dead_letters_by_reason[outcome.reason] += 1

@@ -109,7 +109,12 @@ class Display:
         self._say_trouble(progress.broker_trouble)
         if self._live is None and now_s - self._last_line_s >= self._line_interval_s:
             self._last_line_s = now_s
-            self._print(_line(progress, rates, now_s - self._started_s))
+            self._print(line(progress, rates, now_s - self._started_s))
+
+    def say_counts(self) -> None:
+        """Say where the run is, now."""
+        progress, rates = self._latest or (Progress(), Rates())
+        self._print(line(progress, rates, self._clock() - self._started_s))
 
     def message(self, level: int, text: str) -> None:
         """Show a message; a flood of them is cut.
@@ -213,7 +218,8 @@ def _lag(progress: Progress) -> str:
     return "?" if progress.lag_messages is None else f"{progress.lag_messages:,}"
 
 
-def _line(progress: Progress, rates: Rates, elapsed_s: float) -> str:
+def line(progress: Progress, rates: Rates, elapsed_s: float) -> str:
+    """Say in one line where a run is, ``elapsed_s`` seconds after its start."""
     return (
         f"{duration(elapsed_s)}: {done(progress):,} files done ({rate(rates.files_per_s)}/s), "
         f"{progress.dead_letters:,} failed, {data_size(progress.bytes_read)} read ({data_size(rates.bytes_per_s)}/s), "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from ray_reproducer.actors.transactions import Clears, TransactionThread
+from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
 from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
 from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
 from ray_reproducer.core.ledger import PartitionCommit
@@ -46,7 +46,7 @@ class FakeDelivery:
 def carried_out(delivery: FakeDelivery, clears: Clears | None = None) -> Event | Exception:
     """How a transaction with three outcomes ended."""
     reports: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
-    thread = TransactionThread(delivery, "results", "letters", TAG, reports.put, clears)
+    thread = TransactionThread(delivery, "results", "letters", RecordHeaders(TAG), reports.put, clears)
     thread.start()
     thread.submit(Commit((A, B, C), (RESULT, LETTER, FRESH), {0: PartitionCommit(7, "text")}))
     report = reports.get(timeout=ANSWER_S)

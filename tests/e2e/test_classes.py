@@ -131,5 +131,17 @@ def test_a_class_is_a_program_and_an_extractor_and_keeps_its_place(
     records = read_committed(results)
     assert len(records) == 4
     assert {record.key: record.value for record in records} == results_expected([0, 1], source)
+
+    # As a program again, which ends by itself, with settings of this program after "--".
+    upload_directory(clients, source, make_files(workspace.parent / "data2", 2), chunk_size_bytes=3)
+    arguments = ["--config", "lab", "--consumer_topic_name", source, "--producer_topic_name", results]
+    arguments += ["--consumer_group_id", source, "--mode", "both", "--newline", "|", "--download_regex", "[^/]*$"]
+    arguments += ["--n_producer_threads", "5", "--", "run=drain", "run.print_results=true", "commit_interval=0.2"]
+    code, out, err = start_program(*arguments, module="xrd.reader", LAB_SERVERS=bootstrap_servers).wait()
+    assert code == 0, err
+    assert {json.loads(line)["path"] for line in out.splitlines()} == {"a2.txt", "b2.txt"}
+    assert "a2.txt: reading a2.txt" in err, "what a worker logs has its file's name"
+    assert "n_producer_threads=5 is not used" in err
+    assert len(read_committed(results)) == 6
     on_disk = sorted(path.name for path in (workspace / "LineReader_output").iterdir())
-    assert on_disk == ["a0.txt", "a1.txt", "b0.txt", "b1.txt"]
+    assert [name for name in on_disk if name != "LOGS"] == [f"{letter}{n}.txt" for letter in "ab" for n in range(3)]

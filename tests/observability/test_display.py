@@ -87,6 +87,17 @@ def test_without_a_terminal_there_is_a_line_every_few_seconds() -> None:
     ]
 
 
+def test_counts_are_said_when_they_are_asked_for() -> None:
+    paper = io.StringIO()
+    with Display("title", Console(file=paper, width=200), clock=Clock()) as display:
+        display.say_counts()
+        display.progress(BUSY)
+        display.say_counts()
+    before, after = [line for line in paper.getvalue().splitlines() if "files done" in line]
+    assert "0 files done" in before
+    assert "1,234,888 files done" in after
+
+
 def test_messages_are_shown_as_they_are() -> None:
     stream = io.StringIO()
     with Display("title", Console(file=stream, width=20)) as display:

@@ -61,7 +61,7 @@ def test_rule_1_what_can_not_be_replayed_is_named_one_by_one() -> None:
 
 
 def test_the_summary_says_what_was_done_and_what_is_left() -> None:
-    progress = Progress(9, 4_000, 5, 1, dead_letters_by_reason={"timeout": 1})
+    progress = Progress(9, 4_000, results=5, dead_letters=1, dead_letters_by_reason={"timeout": 1})
     plan = ReplayPlan(refusals=(Refusal(failed("a"), "chunks are missing"),))
     assert summary(progress, plan, [failed("b")]).splitlines() == [
         "mine: replay done after 2.0 s. 5 results on metadata, 1 file failed again; 9 messages read (4 kB).",

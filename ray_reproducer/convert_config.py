@@ -1,0 +1,154 @@
+"""``python -m ray_reproducer.convert_config old.config``: an OpenMSIStream configuration file as one for Hydra.
+
+Rules:
+
+1. The clients get the same settings by the new file as by the old one, and a new group begins at the same place.
+2. An environment variable stays one: ``$A`` becomes ``${oc.env:A}``. No secret is written: one that stands in the old
+   file becomes a variable, and a note says which.
+3. What isn't converted is said, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import OmegaConf
+
+from ray_reproducer.command_line import CREATE_NEW, config_path
+from ray_reproducer.core.errors import ConfigurationError
+from ray_reproducer.error_report import guarded, ours
+from ray_reproducer.kafka.properties import is_secret
+from ray_reproducer.openmsistream_config import VARIABLE, OpenMSIStreamConfig, interpret, written_sections
+
+_CLIENT_SECTIONS: Final = ("broker", "consumer", "producer")
+_ENVIRONMENT_ONLY: Final = re.compile(r"^\$\{oc\.env:[A-Za-z_]\w*\}$")
+_INTERPOLATION: Final = re.compile(r"(\\*)\$\{")
+_HEAD: Final = """\
+# @package _global_
+# What {old} says, for `python -m ray_reproducer`. As conf/kafka/{name}.yaml of your working directory:
+#   python -m ray_reproducer kafka={name} +extractor=mine topics.source=raw topics.results=metadata
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code of the process.
+
+    Args:
+        arguments: what stands after the program's name; None: ``sys.argv``.
+    """
+
+    def run() -> int:
+        parsed = _parser().parse_args(arguments)
+        text, notes = convert(parsed.config, parsed.output.stem if parsed.output else parsed.config.stem)
+        if parsed.output is None:
+            sys.stdout.write(text)
+        else:
+            _write(parsed.output, text)
+        for note in notes:
+            sys.stderr.write(f"{note}\n")
+        return 0
+
+    return guarded(run, ours)
+
+
+def convert(path: Path, name: str) -> tuple[str, list[str]]:
+    """Convert a configuration file.
+
+    Args:
+        path: OpenMSIStream configuration file.
+        name: what the new one is to be called, without ``.yaml``.
+
+    Returns:
+        The new file's text, and what a person should know about it.
+
+    Raises:
+        ConfigurationError: the old one can't be read, or says something that this program can't do.
+    """
+    written = written_sections(path)
+    notes: list[str] = []
+    sections = {
+        section: {key: _value(section, key, value, notes) for key, value in keys.items()}
+        for section, keys in written.items()
+    }
+    meaning = interpret(path, sections)
+    notes += meaning.notes
+    if meaning.group_id not in {"", CREATE_NEW}:
+        notes.append(
+            f"group.id = {meaning.group_id} is not taken over: OpenMSIStream's MetadataJSONReproducer never used it. "
+            f"To go on from the place of a group: group_id={meaning.group_id}"
+        )
+    notes += [
+        f"The section [{section}] is not converted: it is read by classes that are run with --config {path.name}."
+        for section in written
+        if section not in _CLIENT_SECTIONS
+    ]
+    return f"{_HEAD.format(old=path.name, name=name)}{OmegaConf.to_yaml(OmegaConf.create(_tree(meaning)))}", notes
+
+
+def _tree(meaning: OpenMSIStreamConfig) -> dict[str, Any]:
+    clients = meaning.clients
+    kinds = {"consumer": clients.consumer, "producer": clients.producer}
+    own = {
+        kind: {name: value for name, value in settings.items() if clients.common.get(name) != value}
+        for kind, settings in kinds.items()
+    }
+    tree: dict[str, Any] = {"kafka": _nested(clients.common)}
+    tree |= {kind: _nested(settings) for kind, settings in own.items() if settings}
+    return {**tree, "start": meaning.start}
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``a.b`` as ``b`` below ``a``, so that ``kafka.a.b=...`` on the command line changes it."""
+    tree: dict[str, Any] = {}
+    for name, value in sorted(settings.items()):
+        *parents, last = name.split(".")
+        place = tree
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):  # a.b beside a: as it is
+                place, last = tree, name
+                break
+            place = inner
+        place[last] = value
+    return tree
+
+
+def _value(section: str, key: str, value: str, notes: list[str]) -> str:
+    converted = _INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", value)
+    if value.startswith("$"):
+        converted = VARIABLE.sub(lambda match: f"${{oc.env:{match[1].strip('{}')}}}", value)
+    if section not in _CLIENT_SECTIONS or not is_secret(key) or _ENVIRONMENT_ONLY.match(converted):
+        return converted
+    words = ("kafka", key) if section == "broker" else ("kafka", section, key)
+    variable = re.sub(r"\W", "_", "_".join(words)).upper()
+    notes.append(f"{key} of [{section}] is a secret, which the new file doesn't have: put it into {variable}.")
+    return f"${{oc.env:{variable}}}"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{path} is there already.", hint="Name another --output, or remove it.") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be written: {error.strerror}.") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_reproducer.convert_config",
+        description="Writes an OpenMSIStream configuration file as one for `python -m ray_reproducer`.",
+    )
+    parser.add_argument("config", type=config_path, help="the file, or its name as --config takes it")
+    parser.add_argument("--output", type=Path, help="the new file, conf/kafka/NAME.yaml; by default it is printed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

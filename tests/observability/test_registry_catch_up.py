@@ -1,0 +1,190 @@
+"""What the topics tell of files that are done, against what the registries have: exactly the missing rows are added."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ray_reproducer.core import result_header
+from ray_reproducer.core.errors import BrokerError, PipelineError
+from ray_reproducer.core.outcome import Facts, Outcome
+from ray_reproducer.kafka.client_config import ClientConfigs, open_producer
+from ray_reproducer.observability import files, registry_catch_up
+from ray_reproducer.observability.registries import CATCH_UP_MARGIN_S, Registries, RegistryNames
+from ray_reproducer.observability.registry_catch_up import CatchUp
+from ray_reproducer.observability.registry_format import result_row
+from tests.observability.test_registries import in_progress, registered
+
+pytestmark = pytest.mark.timeout(180)
+DEADLINE_S = 60.0
+
+
+def done(path: str, *, reason: str = "", ago_s: float = 0.0) -> Outcome:
+    now_ms = int((time.time() - ago_s) * 1000)
+    facts = Facts(n_messages=2, size_bytes=10, first_ms=now_ms - 5000, newest_ms=now_ms, done_ms=now_ms)
+    return Outcome(path, "dead_letter" if reason else "result", "k", b"{}", reason=reason, facts=facts)
+
+
+@pytest.fixture
+def names(bootstrap_servers: str, unique_topic: Callable[..., str]) -> RegistryNames:
+    clients = ClientConfigs.from_settings({"bootstrap.servers": bootstrap_servers})
+    return RegistryNames("raw", unique_topic("metadata", 2), unique_topic("dead_letters", 2), "group", clients)
+
+
+@pytest.fixture
+def produce(names: RegistryNames) -> Callable[..., None]:
+    """Put outcomes where the program puts them, some time ago."""
+
+    def send(*outcomes: Outcome, ago_s: float = 0.0, group_id: str = "group") -> None:
+        assert names.clients is not None
+        producer = open_producer(names.clients.for_producer())
+        for outcome in outcomes:
+            topic = names.dead_letters_topic if outcome.reason else names.results_topic
+            producer.produce(
+                topic,
+                outcome.value,
+                outcome.key,
+                headers=list(result_header.encode(outcome, group_id)),
+                timestamp=int((time.time() - ago_s) * 1000),
+            )
+        assert producer.flush(DEADLINE_S) == 0
+
+    return send
+
+
+def run(registry: Registries, told: Sequence[Outcome] = ()) -> Registries:
+    """One run, from its first turn to its last, that catches up."""
+    registry.open_files([])
+    registry.outcomes(told)
+    deadline_s = time.monotonic() + DEADLINE_S
+    registry.update(last=False)
+    while registry._catch_up and not registry._catch_up.ended:
+        assert time.monotonic() < deadline_s
+        registry.update(last=False)
+    registry.update(last=True)
+    return registry
+
+
+def test_files_that_were_deleted_are_made_anew(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    hostile = "sub/a;'\"\n.csv"
+    produce(done("a"), done(hostile), done("bad", reason="hash_mismatch"), done("healed", reason="timeout", ago_s=9))
+    produce(done("healed"), done("a"))
+    produce(done("of another group"), group_id="other")
+    registry = run(Registries(tmp_path, names))
+    assert sorted(map(str, registered(registry))) == sorted(["a", "a", hostile, "healed"])
+    assert in_progress(registry) == {"bad": "mismatched_hash"}
+    assert abs(registry.results_path.stat().st_mtime - time.time()) < DEADLINE_S
+
+
+def test_only_what_is_missing_is_added(names: RegistryNames, produce: Callable[..., None], tmp_path: Path) -> None:
+    told, not_told, twice = done("told"), done("not told"), done("twice")
+    long_ago = done("long ago", ago_s=7 * 86_400)
+    produce(long_ago, ago_s=7 * 86_400)
+    produce(told, not_told, twice, twice)
+    first = Registries(tmp_path, replace(names, clients=None))
+    first.outcomes([told, twice])
+    first.update(last=True)
+    assert registered(run(Registries(tmp_path, names))) == ["told", "twice", "not told", "twice"]
+    assert registered(run(Registries(tmp_path, names))) == ["told", "twice", "not told", "twice"]
+
+
+def test_what_the_run_itself_tells_is_not_written_twice(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    before, meanwhile, late = done("before"), done("meanwhile"), done("late")
+    produce(before, meanwhile, late)
+    registry = run(Registries(tmp_path, names), told=[meanwhile])
+    registry.outcomes([late])
+    registry.update(last=True)
+    assert sorted(map(str, registered(registry))) == ["before", "late", "meanwhile"]
+
+
+def test_files_deleted_while_running_are_made_anew(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    outcomes = [done(str(number)) for number in range(5)]
+    registry = Registries(tmp_path, names)
+    produce(*outcomes[:3])
+    run(registry, told=outcomes[:3])
+    registry.results_path.unlink()
+    produce(*outcomes[3:])
+    run(registry, told=outcomes[3:])
+    assert sorted(map(str, registered(registry))) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_lost_part_of_the_program_is_looked_for(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    told, never_told = done("told"), done("never told")
+    registry = run(Registries(tmp_path, names))
+    produce(told, never_told)
+    registry.outcomes([told])
+    registry.update(last=False)
+    registry.restarted()
+    assert registered(run(registry)) == ["told", "never told"]
+
+
+def test_rule_4_what_was_not_looked_for_to_the_end_the_next_start_looks_for(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(*(done(str(number), ago_s=1000) for number in range(9)), ago_s=1000)
+    monkeypatch.setattr(registry_catch_up, "MAX_TURN", 2)
+    killed = Registries(tmp_path, names)
+    killed.open_files([])
+    killed.update(last=False)  # the first turn; then nothing more, as after a kill
+    assert killed.results_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+    assert sorted(map(str, registered(run(Registries(tmp_path, names))))) == [str(number) for number in range(9)]
+
+
+def test_a_full_disk_in_the_middle_loses_nothing(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(done("a"))
+    registry = Registries(tmp_path, names)
+    registry.open_files([])
+    registry.update(last=False)
+    registry._catch_up = None
+    registry.restarted()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    registry.results_path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "append", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                registry.update(last=False)
+    assert registered(run(registry)) == ["a"]
+
+
+def test_a_topic_that_can_not_be_read_is_an_error_once(names: RegistryNames, tmp_path: Path) -> None:
+    registry = Registries(tmp_path, replace(names, dead_letters_topic="test.not.there"))
+    registry.open_files([])
+    registry.outcomes([done("a")])
+    with pytest.raises(BrokerError, match=r"test\.not\.there"):
+        registry.update(last=False)
+    registry.outcomes([done("b")])
+    registry.update(last=True)
+    assert registered(registry) == ["a", "b"]
+    assert registry.results_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+
+
+def test_rule_2_too_much_written_meanwhile_ends_it(
+    names: RegistryNames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert names.clients is not None
+    path = tmp_path / "results.csv"
+    path.touch()
+    monkeypatch.setattr(registry_catch_up, "MAX_WRITTEN", 2)
+    catch_up = CatchUp(path, names.clients, (names.dead_letters_topic, names.results_topic), "group", 0)
+    catch_up.written([result_row(done(name)) for name in ("a", "b", "c")])
+    with pytest.raises(PipelineError, match="wait for the next start"):
+        catch_up.turn(1.0)
+    assert (catch_up.ended, catch_up.complete) == (True, False)

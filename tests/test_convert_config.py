@@ -1,0 +1,120 @@
+"""An OpenMSIStream configuration file becomes one for Hydra: same settings of the clients, secrets stay outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_reproducer.config import checked, pipeline_settings
+from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig
+from ray_reproducer.convert_config import main
+from ray_reproducer.extractor_loading import LoadedExtractor
+from ray_reproducer.hydra_command import compose
+from ray_reproducer.openmsistream_config import read_config
+
+OLD = """\
+[broker]
+bootstrap.servers = $LAB_SERVERS
+sasl.mechanism = PLAIN
+sasl.username = 100% ${me}
+sasl.password = hush${x}
+ssl.ca.location = ${LAB_CERTS}/ca.pem
+[consumer]
+group.id = lab
+auto.offset.reset = smallest
+fetch.min.bytes = 5
+enable.auto.commit = True
+key.deserializer = StringDeserializer
+[producer]
+linger.ms = 7
+sasl.password = $LAB_PRODUCER
+value.serializer = StringSerializer
+[heartbeat]
+bootstrap.servers = other:9092
+"""
+
+
+@pytest.fixture(name="old")
+def _old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAB_SERVERS", "host:9092")
+    monkeypatch.setenv("LAB_CERTS", "/certs")
+    monkeypatch.setenv("LAB_PRODUCER", "of the producer")
+    path = tmp_path / "old.config"
+    path.write_text(OLD, encoding="utf-8")
+    return path
+
+
+def test_the_program_gets_the_same_client_settings_from_the_new_file(
+    old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = old.parent / "conf" / "kafka"
+    conf.mkdir(parents=True)
+    assert main([str(old), "--output", str(conf / "lab.yaml")]) == 0
+    out, err = capsys.readouterr()
+    written = (conf / "lab.yaml").read_text(encoding="utf-8")
+    assert "hush" not in written + out + err
+    assert "kafka=lab" in written
+    assert (
+        "sasl.password of [broker] is a secret, which the new file doesn't have: put it into KAFKA_SASL_PASSWORD" in err
+    )
+    assert "enable.auto.commit = True" in err
+    assert "group.id = lab is not taken over" in err
+    assert "[heartbeat] is not converted" in err
+
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "hush${x}")
+    overrides = ["kafka=lab", "+extractor=file_info", "topics.source=raw", "topics.results=metadata"]
+    plain = checked(compose(MAIN_CONFIG, AppConfig, overrides), AppConfig)
+    made = pipeline_settings(plain, LoadedExtractor("x", b"", (), None))
+    expected = read_config(old)
+    assert made.start == expected.start == "earliest"
+    assert made.clients.for_consumer() == expected.clients.for_consumer()
+    assert made.clients.for_producer() == expected.clients.for_producer()
+    assert made.clients.for_admin() == expected.clients.for_admin()
+    # And a setting of it is changed as any other.
+    changed = compose(MAIN_CONFIG, AppConfig, [*overrides, "kafka.bootstrap.servers=second:1"])
+    assert changed.kafka.bootstrap.servers == "second:1"
+
+
+def test_without_an_output_it_is_printed(old: Path) -> None:
+    old.write_text("[broker]\nbootstrap.servers = host:9092\n", encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "ray_reproducer.convert_config", "old"],
+        cwd=old.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout.startswith("# @package _global_\n")
+    assert ended.stdout.endswith("kafka:\n  bootstrap:\n    servers: host:9092\nstart: latest\n")
+    assert "a new group begins at the end of the topic" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[consumer]\nfetch.min.bytes = 5\n", "names no broker"),
+        ("[broker]\nbootstrap.servers = h\n[kafkacrypto]\nnode_id = 1\n", "encrypted"),
+        ("[broker]\nbootstrap.servers = h\n[producer]\nvalue.serializer = DoubleSerializer\n", "DoubleSerializer"),
+    ],
+)
+def test_what_can_not_be_converted_is_said(old: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    old.write_text(text, encoding="utf-8")
+    assert main([str(old)]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert not out
+
+
+def test_nothing_is_overwritten(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = old.parent / "new.yaml"
+    target.write_text("mine", encoding="utf-8")
+    assert main([str(old), "--output", str(target)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert target.read_text(encoding="utf-8") == "mine"
+    assert main([str(old), "--output", str(old.parent / "nowhere" / "new.yaml")]) == 2
+    assert "can't be written: No such file or directory" in capsys.readouterr().err
