@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ def run_here(reproducer: MetadataJSONReproducer) -> None:
     Raises:
         ReproducerError: settings, broker or Ray don't allow it.
     """
-    with _records_seen(reproducer):
+    with _records_seen(reproducer), _handlers_as_before():
         _Run(reproducer, own_process=False).run()
 
 
@@ -265,6 +266,19 @@ class _Run:
         except Exception as error:
             # By the method that any logger has.
             self._reproducer.logger.error("%s raised %s", hook, error, exc_info=error)  # noqa: TRY400
+
+
+@contextmanager
+def _handlers_as_before() -> Iterator[None]:
+    """Put the handlers of signals back that Ray replaces when it is started."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # None: it was not installed by Python
+                    signal.signal(number, handler)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Told(MetadataJSONReproducer):
     def _get_metadata_dict_for_file(self, datafile: DataFile) -> Mapping[str, Any]:
         if datafile.bytestring == b"raise":
             raise ValueError("as told")
-        return {"content": object() if datafile.bytestring == b"object" else datafile.bytestring.decode()}
+        return {"content": 2**70 if datafile.bytestring == b"no JSON" else datafile.bytestring.decode()}
 
     def _failed_computing_processing_result(self, datafile: DataFile, lock: threading.Lock) -> None:
         self._say("failed", datafile, lock)
@@ -71,7 +71,7 @@ def test_rule_1_a_class_is_told_with_the_content_at_hand(tmp_path: Path, mode: L
     contents = {
         "good.csv": (b"1", b"1"),
         "raises.csv": (b"raise", b"raise"),
-        "no_json.csv": (b"object", b"object"),
+        "no_json.csv": (b"no JSON", b"no JSON"),
         "changed.csv": (b"not what was sent", b"what was sent"),
     }
     answer = answers(made._get_metadata_dict_for_file, tmp_path, contents, mode)
@@ -80,7 +80,7 @@ def test_rule_1_a_class_is_told_with_the_content_at_hand(tmp_path: Path, mode: L
     on_disk = mode == "disk"
     assert [text for _, text in answer.said] == [
         f"raises.csv: failed b'raise' {on_disk}",
-        f"no_json.csv: failed b'object' {on_disk}",
+        f"no_json.csv: failed b'no JSON' {on_disk}",
         # What is not what it should be is not written.
         "changed.csv: mismatched b'not what was sent' False",
     ]

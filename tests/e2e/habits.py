@@ -144,7 +144,7 @@ class WithHooks(MetadataJSONReproducer):
         if datafile.filename.startswith("bad"):
             raise ValueError(f"{datafile.filename} is bad")
         if datafile.filename.startswith("odd"):
-            return {"a set is no JSON": {1, 2}}
+            return {"beyond 64 bits": 2**70}
         return {"process": os.getpid()}
 
     def _failed_computing_processing_result(self, datafile: DataFile, lock: threading.Lock) -> None:

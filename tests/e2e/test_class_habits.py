@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pandas as pd
 import pytest
 import ray
 
-from ray_reproducer import ConfigurationError, MetadataJSONReproducer, openmsistream_run
-from ray_reproducer.core.outcome import Outcome
+from ray_reproducer import ConfigurationError, MetadataJSONReproducer
 from tests.e2e import habits
 from tests.e2e.conftest import Files, write_files
 from tests.waiting import wait_until
@@ -41,13 +39,12 @@ def _their_ray() -> Iterator[str]:
 def _results(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Relative path -> metadata of each result that was produced, as its reader would parse it."""
     results: dict[str, Any] = {}
-    noted = openmsistream_run._Run.outcomes
 
-    def outcomes(run: Any, these: list[Outcome]) -> None:
-        results.update({one.path: orjson.loads(one.value) for one in these if one.kind == "result"})
-        noted(run, these)
+    def take(_self: object, path: Path, metadata: dict[str, Any]) -> None:
+        results[path.as_posix()] = metadata
 
-    monkeypatch.setattr(openmsistream_run._Run, "outcomes", outcomes)
+    for cls in (habits.LongForm, habits.WithState, habits.FromDisk, habits.LongParse, habits.LoggerUser):
+        monkeypatch.setattr(cls, "_on_result_produced", take)
     return results
 
 

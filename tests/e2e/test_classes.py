@@ -97,6 +97,63 @@ def _package(workspace: Path) -> None:
     (workspace / "conf" / "extractor" / "lines.yaml").write_text(json.dumps(DIRECT))
 
 
+OWN_MAIN = '''
+import signal
+import sys
+
+from xrd.reader import LineReader
+
+
+class OwnMain(LineReader):
+    """Runs itself step by step, as OpenMSIStream's own programs do."""
+
+    @classmethod
+    def run_from_command_line(cls, args=None):
+        parser = cls.get_argument_parser()
+        parser.add_argument("--greeting", default="Done")
+        args = parser.parse_args(args=args)
+        init_args, init_kwargs = cls.get_init_args_kwargs(args)
+        reader = cls(*init_args, **init_kwargs)
+        (
+            n_read,
+            n_processed,
+            n_files,
+            n_results,
+            filepaths,
+        ) = reader.produce_processing_results_for_files_as_read()
+        reader.close()
+        print(f"{args.greeting}: {n_read} {n_processed} {n_files} {n_results}", *sorted(map(str, filepaths)))
+
+
+def main(args=None):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.stdout
+    OwnMain.run_from_command_line(args)
+    import ray
+
+    print(before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.stdout))
+    print(ray.is_initialized())
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+@pytest.mark.usefixtures("package")
+def test_a_program_that_runs_a_class_step_by_step_gets_its_process_back(
+    workspace: Path, start_program: Callable[..., Program]
+) -> None:
+    (workspace / "xrd" / "own_main.py").write_text(OWN_MAIN)
+    data = make_files(workspace.parent / "data", 0)
+    arguments = ["--config", "lab", "--topic_name", "raw", "--producer_topic_name", "metadata", "--mode", "both"]
+    arguments += ["--greeting", "Well", "--", "kafka=embedded", f"upload.path={data}", "run=drain"]
+    code, out, err = start_program(*arguments, module="xrd.own_main", LAB_SERVERS="nowhere:1").wait()
+    assert code == 0, err
+    assert out.splitlines() == ["Well: 3 3 3 3 a0.txt b0.txt sub/left_out0.txt", "True", "False"]
+    assert "[OwnMain " in err
+    assert "INFO: a0.txt: reading a0.txt" in err
+
+
 @pytest.mark.usefixtures("package")
 def test_a_class_is_a_program_and_an_extractor_and_keeps_its_place(
     workspace: Path,
