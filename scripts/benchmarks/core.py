@@ -4,8 +4,7 @@ A topic that does not exist is read by two intakes; what they make of it goes to
 time, as the actors would hand it over: small files faster than the workers are, so that the backlog grows until the
 machine stops the reading; large files that are open all along, of which a chunk comes now and then; tasks that come
 back as whole batches; a transaction every 0.1 s that takes 0.02 s. Everything around the core is done between two
-readings of the clock. It is the processor time of this process that counts, so that others on the machine disturb it
-little.
+readings of the clock. What counts is the processor time of this process, so that others on the machine disturb little.
 
 Two series. `seen`: the time a file after so many files, with the limits that the program has. `in_flight`: the time a
 file while so many files wait for a worker, with these limits out of the way. Both must not grow: what a file costs may

@@ -23,8 +23,12 @@ _PACKAGES = ("ray", "confluent-kafka", "pyarrow", "orjson", "msgpack", "hydra-co
 _HASHED_BYTES = 64 * 2**20
 
 
-def describe(broker: Broker) -> dict[str, Any]:
-    """The machine, the versions and the commit. Nothing in it names the machine or its users."""
+def describe(broker: Broker | None) -> dict[str, Any]:
+    """The machine, the versions and the commit. Nothing in it names the machine or its users.
+
+    Args:
+        broker: what is measured on; None if there is none.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -39,7 +43,7 @@ def describe(broker: Broker) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "librdkafka": confluent_kafka.libversion()[0],
-        "kafka": _kafka_version() if broker.own else "as at KAFKA_BOOTSTRAP_SERVERS",
+        "kafka": "none" if broker is None else _kafka_version() if broker.own else "as at KAFKA_BOOTSTRAP_SERVERS",
         "openmsistream": _peer_version(),
     }
 

@@ -200,7 +200,7 @@ def test_junk_gives_json_or_a_value_error(junk: bytes, position: int, removed: i
     try:
         result = xrd_csv(DataFile(FileVersion("", "a.csv", "", b"", 1), [content], root=Path("/nowhere")))
     except ValueError as error:
-        assert "line" in str(error) or isinstance(error, UnicodeError)  # noqa: PT017
+        assert "line" in str(error) or isinstance(error, UnicodeError)
     else:
         assert orjson.loads(orjson.dumps(result)) == result
 

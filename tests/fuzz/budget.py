@@ -19,18 +19,19 @@ from hypothesis import HealthCheck, settings
 
 EXAMPLES_BY_PROFILE: Final = {"quick": 500, "dev": 2_000, "ci": 3_000, "thorough": 20_000, "soak": 100_000}
 SHARES: Final = {
-    "message": 0.34,
+    "message": 0.26,
+    "dead_letter": 0.08,
     "topic": 0.08,
-    "commit_metadata": 0.20,
-    "commit_metadata_resealed": 0.20,
+    "commit_metadata": 0.103,
+    "commit_metadata_resealed": 0.206,
     "commit_metadata_start": 0.03,
     "output_path": 0.06,
     "openmsistream_config": 0.04,
     "tabular": 0.02,
     "xrd_csv": 0.01,
-    "file_info": 0.005,
-    "settings": 0.01,
-    "command_line": 0.005,
+    "file_info": 0.006,
+    "settings": 0.006,
+    "command_line": 0.003,
 }
 """Part of all examples that a target gets."""
 DEADLINE: Final = timedelta(seconds=20)

@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from ray_reproducer.core.chunk import MAX_CHUNKS, MAX_WRITE_OFFSET
 
 NAMES = (
-    "", ".", "..", "...", "/", "//", "a/../../b", "../../../../etc/passwd", "/etc/passwd", "a\0b", "\0", "C:\\a", "..\\..\\a",
-    "~", "~root/.ssh", "$HOME", "${oc.env:HOME}", "%2e%2e%2f", "a" * 255, "a" * 256, "ü" * 128, "😀" * 64, "\u202egnp.exe",
-    "\u2024\u2024/a", "\uff0e\uff0e/a", "．．", "a\u0301", "\ufeffa", "\ufffe", "con", "nul", " ", "\n", "a\nb", "\t", "-rf", "*", "|id",
-    ".part", ".hidden", "a.", ".a", "a.b.c", "a/", "/a", "a//b", "a/./b", "a/b/../c", "/".join("d" * 2_047), "/".join(["d" * 255] * 16),
+    "", ".", "..", "...", "/", "//", "a/../../b", "../../../../etc/passwd", "/etc/passwd", "a\0b", "\0", "C:\\a",
+    "..\\..\\a",
+    "~", "~root/.ssh", "$HOME", "${oc.env:HOME}", "%2e%2e%2f", "a" * 255, "a" * 256, "ü" * 128, "😀" * 64,
+    "\u202egnp.exe",
+    "\u2024\u2024/a", "\uff0e\uff0e/a", "．．", "a\u0301", "\ufeffa", "\ufffe", "con", "nul", " ", "\n", "a\nb", "\t",
+    "-rf", "*", "|id",
+    ".part", ".hidden", "a.", ".a", "a.b.c", "a/", "/a", "a//b", "a/./b", "a/b/../c", "/".join("d" * 300),
+    "/".join(["d" * 255] * 16),
 )  # fmt: skip
 NUMBERS = (-(2**63), -1, 0, 1, 2, 3, 254, 255, 256, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)
 

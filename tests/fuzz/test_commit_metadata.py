@@ -1,4 +1,4 @@
-"""Whatever stands beside a committed offset: it is read as a state that makes sense, or refused by name, soon and in little memory."""
+"""Whatever stands beside a committed offset: it is read as a state that makes sense, or refused, in little memory."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ TOPIC_ID = bytes(range(16))
 MOST_MEMORY_BYTES = 64 * 1024 * 1024
 """What reading may take: MAX_INFLATED_BYTES of numbers of a byte each, as Python's numbers and pairs."""
 positions = st.integers(0, 50) | st.sampled_from([-1, 2**31, 2**53, MAX_VARINT - 3, MAX_VARINT, 2**64])
+rests = st.binary(max_size=60)
+fillers = st.sampled_from([b"\0", b"\1", b"\xff"])
 varints = st.integers(0, 300) | st.sampled_from([2**14, 2**31, 2**62, 2**63 - 1, 2**63, 2**70])
 
 
@@ -68,10 +70,14 @@ def payloads(draw: st.DrawFn) -> bytes:
     form = draw(st.sampled_from([0, 0, 1, 1, 2, 255]))
     numbers = b"".join(varint(n) for n in draw(st.lists(varints, max_size=12)))
     runs = draw(
-        st.binary(max_size=60)
+        rests
         | st.just(varint(len(numbers)) + numbers)
-        | st.builds(lambda few, longer, rest: varint(few) + varint(longer) + rest, varints, varints, st.binary(max_size=60))
-        | st.builds(lambda fill, n: varint(n // 2) + fill * n, st.sampled_from([b"\0", b"\1", b"\xff"]), st.integers(0, 5_000))
+        | st.builds(
+            lambda few, longer, rest: varint(few) + varint(longer) + rest, varints, varints, st.binary(max_size=60)
+        )
+        | st.builds(
+            lambda fill, n: varint(n // 2) + fill * n, st.sampled_from([b"\0", b"\1", b"\xff"]), st.integers(0, 5_000)
+        )
     )
     if form == 1 and draw(st.booleans()):
         runs = deflated(runs)

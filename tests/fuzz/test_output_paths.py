@@ -21,7 +21,20 @@ parts = st.sampled_from(["a", "b", "c", "link", "..", ".", ""]) | names
 paths = st.lists(parts, min_size=1, max_size=5).map("/".join) | names
 inside = st.lists(st.sampled_from(["a", "b", "c", "link"]), min_size=1, max_size=3).map("/".join)
 targets = st.sampled_from(
-    ["..", "../..", ".", "../outside", "../../outside", "../outside/file", "../outside/new", "a", "link", "/", "/tmp", "@outside"]
+    [
+        "..",
+        "../..",
+        ".",
+        "../outside",
+        "../../outside",
+        "../outside/file",
+        "../outside/new",
+        "a",
+        "link",
+        "/",
+        "/tmp",
+        "@outside",
+    ]
 )
 kinds = st.sampled_from(["link", "link", "directory", "file", "hard link", "pipe", "read-only"])
 
