@@ -229,7 +229,7 @@ def _replace(directory: int, name: str, pieces: Sequence[memoryview], mtime: flo
 
 def _set_mtime(descriptor: int, mtime: float) -> None:
     # A chunk may claim any time; one that no clock can show is no reason to lose the file.
-    with contextlib.suppress(OverflowError):
+    with contextlib.suppress(OverflowError, ValueError):
         os.utime(descriptor, (mtime, mtime))
 
 

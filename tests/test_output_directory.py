@@ -64,8 +64,9 @@ def test_modification_time_is_the_source_s(root: Path) -> None:
     assert (root / "a").stat().st_mtime == 1_234_567_890.25
 
 
-def test_a_modification_time_that_no_clock_shows_loses_no_file(root: Path) -> None:
-    assert write(root, "a", b"x", mtime=1e300) == b"x"
+@pytest.mark.parametrize("mtime", [1e300, float("nan"), float("-inf")])
+def test_a_modification_time_that_no_clock_shows_loses_no_file(root: Path, mtime: float) -> None:
+    assert write(root, "a", b"x", mtime=mtime) == b"x"
 
 
 @pytest.mark.parametrize("path", ["", "/etc/x", "../x", "a/../x", "a//x", "./x", "a/", "a/..", "x\0y"])
