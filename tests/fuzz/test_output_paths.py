@@ -43,9 +43,9 @@ def plant(root: Path, outside: Path, path: str, kind: str, target: str) -> None:
     """Put something into the output directory before, or while, files are written."""
     place = root / path
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.resolve().is_relative_to(root.resolve()) or place.is_symlink() or place.exists():
+        if not place.parent.resolve().is_relative_to(root.resolve()) or place.is_symlink() or place.exists():
             return
+        place.parent.mkdir(parents=True, exist_ok=True)
         if kind == "link":
             place.symlink_to(target.replace("@outside", str(outside)))
         elif kind == "directory":
