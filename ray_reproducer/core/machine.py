@@ -94,7 +94,8 @@ class Machine:
         self._pool = ExtractionPool(limits.pool)
         self._flow = FlowLimits(limits)
         self._outcomes = PendingOutcomes(ledger, limits.max_records, limits.room_retry_s)
-        self._done_lately = done_lately or DoneLately(limits.versions_remembered, limits.duplicates)
+        remembers_none = DoneLately(limits.versions_remembered, limits.duplicates)
+        self._done_lately = remembers_none if done_lately is None else done_lately
         self._patience = Patience(limits.patience, ledger.partitions, now)
         self._given_up = GivenUp()
         self._schedule = CommitSchedule(limits, self._outcomes, now.monotonic_s)
