@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ray_reproducer.core.chunk import MAX_PATH_BYTES
 from ray_reproducer.core.errors import OutputDirectoryError, PathInTheWayError, UnsafePathError
 
 if TYPE_CHECKING:
@@ -108,9 +109,16 @@ class OutputDirectory:
             UnsafePathError: the path is not relative, or has parts that name no file.
         """
         *parents, name = _parts(relative_path)
+        with self._explained(relative_path):
+            self._check_length(relative_path)
         with self._explained(relative_path), self._walk(parents) as directory:
             found = _open_same(directory, name, pieces)
             return _replace(directory, name, pieces, mtime) if found is None else found
+
+    def _check_length(self, relative_path: str) -> None:
+        # Part by part it could be written all the same, but nobody could open it by the path that they are given.
+        if len(os.fsencode(self.root / relative_path)) > MAX_PATH_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
     @contextlib.contextmanager
     def _explained(self, relative_path: str) -> Iterator[None]:
@@ -221,7 +229,7 @@ def _replace(directory: int, name: str, pieces: Sequence[memoryview], mtime: flo
 
 def _set_mtime(descriptor: int, mtime: float) -> None:
     # A chunk may claim any time; one that no clock can show is no reason to lose the file.
-    with contextlib.suppress(OverflowError):
+    with contextlib.suppress(OverflowError, ValueError):
         os.utime(descriptor, (mtime, mtime))
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_reproducer.core.errors import OutputDirectoryError, UnsafePathError
+from ray_reproducer.core.errors import OutputDirectoryError, PathInTheWayError, UnsafePathError
 from ray_reproducer.output_directory import COMPARE_BYTES, OutputDirectory
 
 
@@ -64,8 +64,9 @@ def test_modification_time_is_the_source_s(root: Path) -> None:
     assert (root / "a").stat().st_mtime == 1_234_567_890.25
 
 
-def test_a_modification_time_that_no_clock_shows_loses_no_file(root: Path) -> None:
-    assert write(root, "a", b"x", mtime=1e300) == b"x"
+@pytest.mark.parametrize("mtime", [1e300, float("nan"), float("-inf")])
+def test_a_modification_time_that_no_clock_shows_loses_no_file(root: Path, mtime: float) -> None:
+    assert write(root, "a", b"x", mtime=mtime) == b"x"
 
 
 @pytest.mark.parametrize("path", ["", "/etc/x", "../x", "a/../x", "a//x", "./x", "a/", "a/..", "x\0y"])
@@ -189,6 +190,15 @@ def test_rule_4_a_directory_where_the_file_must_be(root: Path) -> None:
     with pytest.raises(OutputDirectoryError, match="EISDIR"):
         write(root, "a", b"x")
     assert everything(root) == ["a"]
+
+
+def test_rule_4_a_file_whose_whole_path_nobody_could_open(root: Path) -> None:
+    path = "/".join(["d" * 255] * 16)
+    with pytest.raises(PathInTheWayError, match="ENAMETOOLONG"):
+        write(root, path, b"x")
+    assert not root.exists()
+    room = 4095 - len(os.fsencode(root)) - 1
+    assert write(root, path[: room - 5] + "/name", b"x") == b"x"
 
 
 def test_rule_4_a_root_that_is_a_file(root: Path) -> None:

@@ -24,6 +24,7 @@ from ray_reproducer.actors.kept_outcomes import KeptOutcomes
 from ray_reproducer.actors.task_end import crash_cause, fatal
 from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
 from ray_reproducer.actors.worker_log import Said
+from ray_reproducer.core.done_lately import DoneLately
 from ray_reproducer.core.errors import BrokerError, FencedError
 from ray_reproducer.core.events import (
     Announce,
@@ -120,12 +121,11 @@ class CommitterActor:
         if settings.instance:
             instance.sign(settings.clients, settings.group_id, settings.results_topic, settings.instance)
         self._ledger = Ledger(topic_id, starts)
-        self._machine = Machine(
-            self._ledger, settings.origin, settings.limits, _now(), self._finished_lately(starts.values())
-        )
+        done_lately = self._done_lately(starts.values())
+        self._machine = Machine(self._ledger, settings.origin, settings.limits, _now(), done_lately)
         return starts
 
-    def _finished_lately(self, starts: Iterable[PartitionStart]) -> list[bytes]:
+    def _done_lately(self, starts: Iterable[PartitionStart]) -> DoneLately | None:
         """Read back what the group has finished lately.
 
         A place without a word of ours beside it was set by somebody on purpose: then everything from there on is to be
@@ -133,11 +133,14 @@ class CommitterActor:
         """
         settings = self._settings
         if settings.limits.duplicates != "skip" or not any(start.restored for start in starts):
-            return []
+            return None
         topics = (settings.results_topic, settings.dead_letters_topic)
         health = faults.Health(lambda text: self._note_trouble("committer", text))
-        limit = settings.limits.versions_read_back
-        return finished_lately.version_ids(settings.clients, topics, self._tag, limit, health, self._wait)
+        limits = settings.limits
+        told = finished_lately.version_ids(
+            settings.clients, topics, self._tag, limits.versions_read_back, health, self._wait
+        )
+        return DoneLately(limits.versions_remembered, limits.duplicates, told.finished, told.damaged)
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):

@@ -39,9 +39,9 @@ class RecordHeaders:
     def of(self, outcome: Outcome) -> tuple[tuple[str, bytes], ...]:
         """Make the headers of an outcome's record."""
         headers: tuple[tuple[str, bytes], ...] = ()
-        if outcome.version is not None and outcome.final:
-            # By this a later life of the program knows that the file is finished.
-            headers = finished_lately.headers(self.tag, outcome.version.id)
+        if outcome.version is not None:
+            # By this a later life of the program knows that the file is finished, or may be sent again.
+            headers = finished_lately.headers(self.tag, outcome.version.id, finished=outcome.final)
         return headers + result_header.encode(outcome, self.registries_of) if self.registries_of else headers
 
 

@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from ray_reproducer.core.assembly import Assembly, OpenVersion, SegmentReceipt
 from ray_reproducer.core.commit_schedule import CommitSchedule
@@ -73,7 +73,7 @@ class Machine:
         origin: Origin,
         limits: MachineLimits,
         now: Moment,
-        done_lately: Iterable[bytes] = (),
+        done_lately: DoneLately | None = None,
         attempts_before: Mapping[bytes, int] | None = None,
     ) -> None:
         """Begin with what is committed.
@@ -83,7 +83,7 @@ class Machine:
             origin: what all dead letters have in common.
             limits: sizes and times to keep to.
             now: the time.
-            done_lately: ids of versions that earlier lives have finished, in their order.
+            done_lately: versions that earlier lives have finished; None: none.
             attempts_before: id of a version that is replayed -> how often the extractor was started on it before.
         """
         self._limits = limits
@@ -94,7 +94,8 @@ class Machine:
         self._pool = ExtractionPool(limits.pool)
         self._flow = FlowLimits(limits)
         self._outcomes = PendingOutcomes(ledger, limits.max_records, limits.room_retry_s)
-        self._done_lately = DoneLately(limits.versions_remembered, limits.duplicates, done_lately)
+        remembers_none = DoneLately(limits.versions_remembered, limits.duplicates)
+        self._done_lately = remembers_none if done_lately is None else done_lately
         self._patience = Patience(limits.patience, ledger.partitions, now)
         self._given_up = GivenUp()
         self._schedule = CommitSchedule(limits, self._outcomes, now.monotonic_s)
@@ -221,7 +222,8 @@ class Machine:
 
     def _learn_done(self, version_id: bytes) -> None:
         """Take note that the committed metadata knows a version as done, whatever was thought of it so far."""
-        self._done_lately.add(version_id)
+        if not self._done_lately.learn(version_id):
+            return
         state = self._lifecycle.state(version_id)
         if state is None or self._limits.duplicates == "reprocess":  # then a repeat is a file like any other
             return
@@ -270,7 +272,7 @@ class Machine:
             self._counters.committed(outcome)
             if outcome.final:
                 self._done_lately.add(version_id)
-            else:
+            elif version_id in self._given_up:
                 self._given_up.discard(version_id)
                 self._drop_data(version_id)
         if carried:

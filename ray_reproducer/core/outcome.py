@@ -24,6 +24,8 @@ from ray_reproducer.core.chunk import FileVersion
 
 DEAD_LETTER_SCHEMA: Final = 1
 """Version of the dead letter's JSON; it changes when a reader would have to."""
+DAMAGED: Final = frozenset({"hash_mismatch", "inconsistent_chunks"})
+"""Reasons that lie in what was sent, not in the file: it may be sent again, and is no repeat then."""
 MAX_ERROR_CHARS: Final = 2_000
 """Longest error line kept in a dead letter."""
 MAX_TRACEBACK_CHARS: Final = 20_000
@@ -93,7 +95,8 @@ class Outcome:
         partition: where a message that is no chunk was found; -1 for a file.
         offset: where a message that is no chunk was found; -1 for a file.
         version: the file version; None for a message that is no chunk.
-        final: whether chunks of the version that come later are repeats; not so for a file that was given up.
+        final: whether chunks of the version that come later are repeats; not so for a file that was given up, or that
+            arrived damaged.
         facts: what views tell besides.
     """
 
@@ -176,7 +179,8 @@ def dead_letter(
     """
     record = _record(version.relative_path, failure, offsets, origin, now)
     record["file"] = _file(version)
-    return _dead_letter(version.relative_path, version.result_key, failure, record, facts, version)
+    letter = _dead_letter(version.relative_path, version.result_key, failure, record, facts, version)
+    return replace(letter, final=failure.reason not in DAMAGED)
 
 
 def given_up(

@@ -7,7 +7,8 @@ metadata has forgotten that file.
 Rules:
 
 1. The header is :data:`HEADER`, its value 8 bytes that name group and source topic (a topic made anew is another one),
-   then the 12 bytes of the version's id. Records of others are passed over.
+   then the 12 bytes of the version's id; and one byte more if the file has come damaged, or in part: then it is not
+   finished, and may be sent again. Records of others are passed over.
 2. Only committed records count. Read after the transactional id was taken over, none of ours can be missing.
 3. It ends where the topics end when it begins, and tries until it gets there.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -27,6 +29,7 @@ from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consum
 HEADER: Final = "ray_reproducer"
 """Name of the header."""
 _TAG_BYTES: Final = 8
+_NOT_FINISHED: Final = b"\0"
 _POLL_S: Final = 0.5
 """How long to wait for records before looking whether anybody still waits for us."""
 _ASK_S: Final = 5.0
@@ -38,9 +41,28 @@ def tag(group_id: str, topic_id: bytes) -> bytes:
     return hashlib.blake2b(topic_id + group_id.encode(), digest_size=_TAG_BYTES).digest()
 
 
-def headers(of: bytes, version_id: bytes) -> tuple[tuple[str, bytes], ...]:
-    """Make the headers of a finished file's record; ``of`` is the :func:`tag`."""
-    return ((HEADER, of + version_id),)
+def headers(of: bytes, version_id: bytes, *, finished: bool = True) -> tuple[tuple[str, bytes], ...]:
+    """Make the headers of a file's record.
+
+    Args:
+        of: the :func:`tag`.
+        version_id: id of the file version.
+        finished: False if it may be sent again.
+    """
+    return ((HEADER, of + version_id if finished else of + version_id + _NOT_FINISHED),)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the records say.
+
+    Attributes:
+        finished: ids of versions that are finished.
+        damaged: ids of versions that were not when their dead letters were written.
+    """
+
+    finished: list[bytes] = field(default_factory=list)
+    damaged: set[bytes] = field(default_factory=set)
 
 
 def version_ids(
@@ -50,8 +72,8 @@ def version_ids(
     limit: int,
     health: faults.Health,
     wait: Callable[[float], None],
-) -> list[bytes]:
-    """Read the ids of the versions that were finished last.
+) -> Told:
+    """Read which versions were finished last.
 
     Args:
         clients: the user's client settings.
@@ -96,8 +118,8 @@ def _tails(
             return tails
 
 
-def _read(consumer: Consumer, unfinished: int, of: bytes, wait: Callable[[float], None]) -> list[bytes]:
-    found: list[bytes] = []
+def _read(consumer: Consumer, unfinished: int, of: bytes, wait: Callable[[float], None]) -> Told:
+    told = Told()
     while unfinished:
         message = consumer.poll(_POLL_S)
         wait(0)
@@ -108,14 +130,13 @@ def _read(consumer: Consumer, unfinished: int, of: bytes, wait: Callable[[float]
             unfinished -= error.code() == faults.END_OF_PARTITION
             continue
         for name, value in list(message.headers() or ()):
-            version_id = _version_id(value, of) if name == HEADER else b""
-            if version_id:
-                found.append(version_id)
-    return found
+            if name == HEADER and isinstance(value, bytes) and value.startswith(of):
+                _note(told, value[_TAG_BYTES:])
+    return told
 
 
-def _version_id(value: object, of: bytes) -> bytes:
-    """Return the id in a header's value; b"" if that is somebody else's."""
-    if isinstance(value, bytes) and len(value) == _TAG_BYTES + VERSION_ID_BYTES and value.startswith(of):
-        return value[_TAG_BYTES:]
-    return b""
+def _note(told: Told, said: bytes) -> None:
+    if len(said) == VERSION_ID_BYTES:
+        told.finished.append(said)
+    elif len(said) == VERSION_ID_BYTES + 1:
+        told.damaged.add(said[:VERSION_ID_BYTES])

@@ -4,7 +4,7 @@ Rules:
 
 1. On a terminal: a panel that keeps its layout, whatever the numbers are and however narrow the window is.
    Elsewhere: one line every few seconds.
-2. Messages stand above the panel. A flood of them is cut, and how many were left out is said.
+2. Messages stand above the panel. A flood of one level is cut, and how many were left out is said.
 3. Trouble with the broker is said when it begins and when it ends; and once of each kind in between: a connection that
    was lost may come back to a broker that does not let us in.
 """
@@ -72,7 +72,7 @@ class Display:
         self._meter = RateMeter()
         self._troubles_said: set[str] = set()
         self._latest: tuple[Progress, Rates] | None = None
-        self._gate = MessageGate(clock)
+        self._gates: dict[int, MessageGate] = {}
         self._live: Live | None = None
 
     def __enter__(self) -> Display:
@@ -97,7 +97,7 @@ class Display:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        left_out = self._gate.take_left_out()
+        left_out = sum(gate.take_left_out() for gate in list(self._gates.values()))
         if left_out:
             self._print(_left_out(left_out))
 
@@ -123,7 +123,8 @@ class Display:
             level: one of ``logging``'s levels.
             text: the message; it may have several lines.
         """
-        admitted, left_out = self._gate.admit()
+        # A gate for each level: files that fail by the thousand don't hide what the program says of itself.
+        admitted, left_out = self._gates.setdefault(level, MessageGate(self._clock)).admit()
         if not admitted:
             return
         if left_out:

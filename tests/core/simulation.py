@@ -43,6 +43,7 @@ from ray_reproducer.core.batching import BatchLimits
 from ray_reproducer.core.chunk import Chunk, FileVersion, encode
 from ray_reproducer.core.chunk import decode as decode_chunk
 from ray_reproducer.core.commit_metadata import CommittedState, decode
+from ray_reproducer.core.done_lately import DoneLately
 from ray_reproducer.core.events import (
     Announce,
     CancelTask,
@@ -496,7 +497,8 @@ class World:
         }
         finished = self.broker.finished if self.remembers else []
         known |= set(finished)
-        machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, self.limits, self._moment(), finished)
+        done_lately = DoneLately(self.limits.versions_remembered, self.limits.duplicates, finished)
+        machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, self.limits, self._moment(), done_lately)
         consumers = [
             Consumer(n, {p: s for p, s in starts.items() if p % self.n_consumers == n}, self.topic)
             for n in range(self.n_consumers)

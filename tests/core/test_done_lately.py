@@ -22,3 +22,11 @@ def test_rule_2_with_reprocess_nothing_is_remembered() -> None:
 def test_rule_3_what_earlier_lives_have_finished_is_known() -> None:
     done = DoneLately(2, "skip", [b"a", b"b", b"c"])
     assert (b"a" in done, b"b" in done, b"c" in done) == (False, True, True)
+
+
+def test_rule_4_the_only_chunk_tells_of_its_version_unless_that_came_damaged() -> None:
+    done = DoneLately(5, "skip", [b"c"], damaged=[b"b", b"c"])
+    assert done.learn(b"a")
+    assert not done.learn(b"b")
+    assert done.learn(b"c"), "it came again, undamaged, and is finished"
+    assert (b"a" in done, b"b" in done, b"c" in done) == (True, False, True)

@@ -15,6 +15,7 @@ from ray_reproducer.core.assembly import SegmentReceipt, SegmentSlice
 from ray_reproducer.core.batching import BatchLimits
 from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.commit_metadata import CommittedState, decode
+from ray_reproducer.core.done_lately import DoneLately
 from ray_reproducer.core.errors import IllegalEventError
 from ray_reproducer.core.events import (
     Announce,
@@ -62,9 +63,11 @@ class Program:
         limits: MachineLimits = SLOW_COMMITS,
         starts: dict[int, PartitionStart] | None = None,
         done_lately: Sequence[bytes] = (),
+        damaged: Sequence[bytes] = (),
     ) -> None:
         starts = starts or {0: PartitionStart(0)}
-        self.machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, limits, Moment(0.0, EPOCH_S), done_lately)
+        known = DoneLately(limits.versions_remembered, limits.duplicates, done_lately, damaged)
+        self.machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, limits, Moment(0.0, EPOCH_S), known)
         self.now_s = 0.0
         self.next = {p: start.position for p, start in starts.items()}
         self.segment = 0
@@ -742,6 +745,27 @@ def test_rule_6_with_reprocess_a_finished_file_that_comes_again_is_a_file_like_a
     program.handle(TransactionCommitted())
     assert of_kind(StartTask, program.chunks(a_version("a"), 1))
     assert program.machine.progress().duplicates == 1
+
+
+@pytest.mark.parametrize("reason", ["hash_mismatch", "inconsistent_chunks"])
+def test_rule_6_a_file_that_came_damaged_may_be_sent_again(reason: str) -> None:
+    program = Program()
+    program.handle(SlotsChanged(1))
+    (start,) = of_kind(StartTask, program.chunks(a_version("a"), 1))
+    program.answer(start.task, Failure(reason, "it is not what was sent"))
+    program.tick()
+    program.handle(TransactionCommitted())
+    assert of_kind(StartTask, program.chunks(a_version("a"), 1))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_rule_6_so_it_is_after_a_restart(damaged: bool) -> None:
+    restored = CommittedState(TOPIC_ID, frozenset(), ((10, 11),), 12)
+    told = [a_version("a").id] if damaged else []
+    program = Program(starts={0: PartitionStart(10, restored)}, damaged=told)
+    program.handle(SlotsChanged(1))
+    program.skip(12, done_before=frozenset([a_version("a").id]))
+    assert bool(of_kind(StartTask, program.chunks(a_version("a"), 1))) is damaged
 
 
 # ---------------------------------------------------------------- rule 8

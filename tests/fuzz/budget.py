@@ -19,16 +19,16 @@ from hypothesis import HealthCheck, settings
 
 EXAMPLES_BY_PROFILE: Final = {"quick": 500, "dev": 2_000, "ci": 3_000, "thorough": 20_000, "soak": 100_000}
 SHARES: Final = {
-    "message": 0.26,
+    "message": 0.28,
     "dead_letter": 0.08,
     "topic": 0.08,
     "commit_metadata": 0.103,
     "commit_metadata_resealed": 0.206,
     "commit_metadata_start": 0.03,
-    "output_path": 0.06,
-    "openmsistream_config": 0.04,
-    "tabular": 0.02,
-    "xrd_csv": 0.01,
+    "output_path": 0.08,
+    "openmsistream_config": 0.07,
+    "tabular": 0.04,
+    "xrd_csv": 0.02,
     "file_info": 0.006,
     "settings": 0.006,
     "command_line": 0.003,

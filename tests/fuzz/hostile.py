@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -82,3 +84,8 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
 
 
 messages = st.none() | st.binary(max_size=300) | packed() | damaged(packed())
+
+
+def remove_deep(directory: Path) -> None:
+    """Remove a tree that may be deeper than Python's own removal can go (and pytest's, which would clean up later)."""
+    subprocess.run(["rm", "-rf", "--", str(directory)], check=True)

@@ -40,7 +40,7 @@ from ray_reproducer.core.machine import Machine
 from ray_reproducer.core.outcome import Origin, Outcome
 from ray_reproducer.data_file import DataFile
 from tests.fuzz.budget import fuzz
-from tests.fuzz.hostile import damaged, messages, names, numbers, packed
+from tests.fuzz.hostile import damaged, messages, names, numbers, packed, remove_deep
 
 TOPIC_ID = bytes(16)
 MOST_BYTES_A_BYTE = 120
@@ -267,3 +267,4 @@ def test_each_file_and_each_message_that_is_none_has_one_outcome(
     assert sorted(place.name for place in top.iterdir()) in (["outside"], sorted(["outside", mode]))
     assert not snapshot(top / "outside")
     assert not [name for name in snapshot(top) if name.endswith(".part") and name.count(".") > 1]
+    remove_deep(top)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from ray_reproducer.core.errors import OutputDirectoryError, UnsafePathError
 from ray_reproducer.output_directory import OutputDirectory
 from tests.fuzz.budget import fuzz
-from tests.fuzz.hostile import names
+from tests.fuzz.hostile import names, remove_deep
 
 PRECIOUS = b"precious"
 parts = st.sampled_from(["a", "b", "c", "link", "..", ".", ""]) | names
@@ -43,9 +42,9 @@ def plant(root: Path, outside: Path, path: str, kind: str, target: str) -> None:
     """Put something into the output directory before, or while, files are written."""
     place = root / path
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.resolve().is_relative_to(root.resolve()) or place.is_symlink() or place.exists():
+        if not place.parent.resolve().is_relative_to(root.resolve()) or place.is_symlink() or place.exists():
             return
+        place.parent.mkdir(parents=True, exist_ok=True)
         if kind == "link":
             place.symlink_to(target.replace("@outside", str(outside)))
         elif kind == "directory":
@@ -110,4 +109,4 @@ def test_nothing_outside_changes_whatever_is_planted(
         assert sorted(place.name for place in top.iterdir()) == ["outside", "root"]
         assert not [name for name in seen(root) if name.endswith(".part") and len(Path(name).name) == 30]
     finally:
-        shutil.rmtree(top)
+        remove_deep(top)

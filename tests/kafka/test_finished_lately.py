@@ -18,12 +18,20 @@ OURS = finished_lately.tag("group", TOPIC_ID)
 IDS = [bytes([number]) * 12 for number in range(10)]
 
 
-def put(servers: str, topic: str, ids: Sequence[bytes], of: bytes = OURS, *, commit: bool = True) -> None:
+def put(
+    servers: str,
+    topic: str,
+    ids: Sequence[bytes],
+    of: bytes = OURS,
+    *,
+    commit: bool = True,
+    finished: bool = True,
+) -> None:
     producer = Producer({"bootstrap.servers": servers, "transactional.id": f"test.{topic}"})
     producer.init_transactions(30)
     producer.begin_transaction()
     for version_id in ids:
-        producer.produce(topic, b"{}", "key", headers=list(finished_lately.headers(of, version_id)))
+        producer.produce(topic, b"{}", "key", headers=list(finished_lately.headers(of, version_id, finished=finished)))
     producer.produce(topic, b"{}", "key")
     producer.produce(topic, b"{}", "key", headers=[(finished_lately.HEADER, b"short")])
     producer.flush(30)
@@ -34,6 +42,10 @@ def put(servers: str, topic: str, ids: Sequence[bytes], of: bytes = OURS, *, com
 
 
 def read_back(servers: str, topics: Sequence[str], limit: int = 100, of: bytes = OURS) -> list[bytes]:
+    return told(servers, topics, limit, of).finished
+
+
+def told(servers: str, topics: Sequence[str], limit: int = 100, of: bytes = OURS) -> finished_lately.Told:
     clients = ClientConfigs.from_settings({"bootstrap.servers": servers}, {}, {})
     health = faults.Health(lambda _text: None)
     return finished_lately.version_ids(clients, topics, of, limit, health, lambda _seconds: None)
@@ -46,6 +58,15 @@ def test_rule_1_ours_are_found_and_others_passed_over(bootstrap_servers: str, un
     put(bootstrap_servers, results, IDS[4:5], finished_lately.tag("another group", TOPIC_ID))
     put(bootstrap_servers, results, IDS[5:6], finished_lately.tag("group", bytes(16)))
     assert sorted(read_back(bootstrap_servers, [results, letters])) == IDS[:4]
+
+
+def test_rule_1_files_that_may_be_sent_again_are_told_apart(
+    bootstrap_servers: str, unique_topic: Callable[..., str]
+) -> None:
+    letters = unique_topic("letters")
+    put(bootstrap_servers, letters, IDS[:1])
+    put(bootstrap_servers, letters, IDS[1:3], finished=False)
+    assert told(bootstrap_servers, [letters]) == finished_lately.Told(IDS[:1], set(IDS[1:3]))
 
 
 def test_rule_2_only_committed_ones_count(bootstrap_servers: str, unique_topic: Callable[..., str]) -> None:

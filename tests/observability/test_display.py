@@ -151,6 +151,15 @@ def test_a_flood_of_messages_is_cut_and_counted() -> None:
     ]
 
 
+def test_a_flood_of_failures_does_not_hide_what_the_program_says_of_itself() -> None:
+    stream = io.StringIO()
+    with Display("title", Console(file=stream, width=200), clock=Clock()) as display:
+        for number in range(1000):
+            display.message(logging.ERROR, f"file {number}")
+        display.message(logging.WARNING, "Ctrl-C: leaving now")
+    assert "Ctrl-C: leaving now" in stream.getvalue()
+
+
 def test_the_gate_opens_again_with_time() -> None:
     clock = Clock()
     gate = MessageGate(clock, burst=2, per_s=1)
