@@ -122,7 +122,10 @@ def result(reference: Any, timeout_s: float, is_asked: Callable[[], bool] = lamb
     except RayActorError:
         raise
     except RayTaskError as error:
-        raise unwrapped(error) from error
+        known = unwrapped(error)
+        if known is error:  # raised from itself, it would be its own cause, for ever
+            raise
+        raise known from error
     except RuntimeEnvSetupError as error:
         raise ConfigurationError(f"ray.runtime_env can't be set up: {first_line(error)}") from error
     except RayError as error:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 
 import pytest
+import ray
+from ray.exceptions import RayTaskError
 
-from ray_reproducer.actors.stopping import StopFlag, StoppedError, interruptible
+from ray_reproducer.actors.stopping import StopFlag, StoppedError, interruptible, result
+from ray_reproducer.core.errors import FencedError
+from ray_reproducer.error_report import causes
 
 
 def test_the_first_request_is_an_orderly_end_and_the_second_an_immediate_one() -> None:
@@ -34,3 +38,24 @@ def test_a_call_that_takes_long_is_left_alone_when_the_run_is_to_end() -> None:
     with pytest.raises(StoppedError):
         interruptible(for_ever.wait, lambda: stop.graceful)
     for_ever.set()
+
+
+@pytest.mark.parametrize(("raised", "comes_out"), [(FencedError("gone"), FencedError), (KeyError("x"), RayTaskError)])
+def test_what_an_actor_raised_comes_out_and_is_never_its_own_cause(
+    raised: Exception, comes_out: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(_reference: object, timeout: float) -> object:
+        assert timeout == 1.0
+        raise RayTaskError("run", "Traceback ...", raised)
+
+    monkeypatch.setattr(ray, "wait", lambda references, **_: (references, []))
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(comes_out) as caught:
+        result(object(), 1.0)
+    assert caught.value.__cause__ is not caught.value
+
+
+def test_causes_that_go_round_in_a_circle_are_yielded_once() -> None:
+    first, second = KeyError("first"), KeyError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert list(causes(first)) == [first, second]
