@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Final
 
 from soaking.tally import SoakTally
-from tests.faults import processes
 from tests.faults.catalogue import FAULTS
 from tests.faults.fault import FILES_AFTERWARDS, Fault
 from tests.faults.rig import Rig, UnexpectedEndError
@@ -179,7 +178,7 @@ class Soak:
 
     def _heal(self, rig: Rig, names: str) -> None:
         """See whether a new start gets over it; what is missing then is lost."""
-        processes.kill(processes.tree(rig.running().process.pid))
+        rig.running().kill()
         rig.expect_end()
         try:
             rig.recover()
