@@ -131,10 +131,10 @@ class TransactionalDelivery:
         self._partitions.update(offsets)  # a topic may get more partitions
         if not self._outbox.is_open:
             self._resume()
-        with self._health.old_news():
-            self._outbox.producer.poll(0)
         deadline_s = time.monotonic() + self._timeout_s
         try:
+            with self._health.old_news():
+                self._outbox.producer.poll(0)  # may raise what has ended the producer meanwhile
             failpoints.around("begin", self._outbox.producer.begin_transaction)()
             failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
             self._commit(offsets, deadline_s)
