@@ -64,7 +64,9 @@ def ours(error: BaseException) -> ReproducerError | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, what it was raised from, and so on."""
-    while error is not None:
+    """Yield an error, what it was raised from, and so on; each once, also if it was raised from itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__
