@@ -168,7 +168,11 @@ class PrivateBroker:
         """Delete a topic; returns when clients know it no longer."""
         admin = self.admin
         admin.delete_topics([name])[name].result(ANSWER_S)
-        wait_until(lambda: name not in admin.list_topics(timeout=ANSWER_S).topics, ANSWER_S, f"the end of {name}")
+        wait_until(lambda: name not in self.topics(), ANSWER_S, f"the end of {name}")
+
+    def topics(self) -> set[str]:
+        """The names of all topics."""
+        return set(self.admin.list_topics(timeout=ANSWER_S).topics)
 
     def configure_topic(self, name: str, **config: str | None) -> None:
         """Change settings of a topic (dotted names); None takes one away."""
