@@ -57,6 +57,8 @@ _PROTOCOLS: Final = {
 }
 _OF_USER: Final = (ResourcePatternType.LITERAL, f"User:{USER}", "*")
 _QUICK: Final = (
+    # A topic that a test deletes stays away.
+    "auto.create.topics.enable=false",
     # What a busy cluster looks at every ten seconds and more, this one looks at twice a second: tests wait for it.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms=500",
     "log.cleaner.backoff.ms=500",

@@ -60,7 +60,8 @@ class Lab:
             broker.make_topic(topic)
         broker.grant(ResourceType.TOPIC, self.source, AclOperation.READ, AclOperation.DESCRIBE)
         for topic in (self.results, self.dead_letters):
-            broker.grant(ResourceType.TOPIC, topic, AclOperation.WRITE, AclOperation.DESCRIBE)
+            # READ: a start looks which files were finished lately.
+            broker.grant(ResourceType.TOPIC, topic, AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE)
         broker.grant(ResourceType.GROUP, self.group, AclOperation.READ, AclOperation.DESCRIBE)
         broker.grant(ResourceType.TRANSACTIONAL_ID, identity, AclOperation.WRITE, AclOperation.DESCRIBE)
 
