@@ -14,7 +14,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.integers(0, 2**62)
 
 
-@given(TEXT.filter(bool), TEXT, TEXT, st.builds(Facts, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS))
+@given(TEXT.filter(bool), TEXT, TEXT, st.builds(Facts, *[NUMBERS] * len(Facts._fields)))
 def test_an_outcome_comes_back_without_its_record(path: str, reason: str, group_id: str, facts: Facts) -> None:
     outcome = Outcome(path, "dead_letter" if reason else "result", "key", b"{}", reason=reason, facts=facts)
     ((name, value),) = encode(outcome, group_id)
@@ -34,10 +34,10 @@ def test_a_message_that_is_no_chunk_has_no_file_to_name() -> None:
         {},
         [],
         [1, "group"],
-        [2, "group", "a", "", 1, 2, 3, 4, 5],
-        [1, "group", 7, "", 1, 2, 3, 4, 5],
-        [1, "group", "a", None, 1, 2, 3, 4, 5],
-        [1, "group", "a", "", 1, 2, 3, 4, "5"],
+        [2, "group", "a", "", 1, 2, 3, 4, 5, 6],
+        [1, "group", 7, "", 1, 2, 3, 4, 5, 6],
+        [1, "group", "a", None, 1, 2, 3, 4, 5, 6],
+        [1, "group", "a", "", 1, 2, 3, 4, 5, "6"],
     ],
 )
 def test_what_is_not_understood_is_passed_over(fields: object) -> None:
