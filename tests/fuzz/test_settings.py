@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ray_reproducer import app
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
-from ray_reproducer.observability.view_settings import ViewSettings
 from ray_reproducer.config_checks import known_keys
 from ray_reproducer.config_schema import AppConfig
 from ray_reproducer.core.errors import ConfigurationError
+from ray_reproducer.observability.view_settings import ViewSettings
 from tests.fuzz.budget import fuzz
 
 SECRET = "hunter2-and-no-more"  # noqa: S105 - what nobody may repeat
