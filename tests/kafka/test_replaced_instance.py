@@ -38,6 +38,7 @@ def test_rule_7_a_transaction_that_failed_here_does_not_fence_the_successor(
         raise DeliveryFailedError(KafkaError(KafkaError._MSG_TIMED_OUT))
 
     monkeypatch.setattr(older._outbox, "send", timed_out)
+    monkeypatch.setattr(older, "_timeout_s", 0.0)  # so late that the broker may have aborted it already
     with pytest.raises(FencedError, match="the committed positions are not ours"):
         older.deliver([Record(results, "2", b"2")], at(2) | {1: CommittedOffset(7, "")})
 
