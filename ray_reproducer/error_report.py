@@ -64,7 +64,7 @@ def ours(error: BaseException) -> ReproducerError | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, what it was raised from, and so on; each once, also where they go round in a circle."""
+    """Yield an error, what it was raised from, and so on; each once, also if it was raised from itself."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

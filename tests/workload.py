@@ -57,8 +57,9 @@ class Topic:
     """The source topic, and what was put on it."""
 
     def __init__(self, servers: str, name: str, partitions: int) -> None:
-        # Idempotent: what it sends again because of a broken connection is not there twice.
-        self._producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True})
+        # Idempotent: what it sends again because of a broken connection is not there twice. Silent: brokers come and go
+        # in these tests, and what is not delivered is an error here.
+        self._producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "log_level": 0})
         self._source = random.Random(3)
         self._partitions = partitions
         self.name = name

@@ -111,8 +111,10 @@ class CommitterActor:
             BrokerError: the broker refuses us; or the topic is another one than the group knew.
             CommitMetadataError: what is committed beside an offset can't be read.
         """
-        committed = self._delivery.start()
         settings, topic_id = self._settings, self._settings.origin.topic_id
+        if settings.is_later_life:
+            self._refuse_if_replaced()
+        committed = self._delivery.start()
         fallbacks = settings.lows if committed else settings.starts
         starts: dict[int, PartitionStart] = {}
         for partition, fallback in fallbacks.items():
@@ -124,6 +126,24 @@ class CommitterActor:
         done_lately = self._done_lately(starts.values())
         self._machine = Machine(self._ledger, settings.origin, settings.limits, _now(), done_lately)
         return starts
+
+    def _refuse_if_replaced(self) -> None:
+        """Leave the group to another instance that has come since this one's first life.
+
+        A run that was suspended as a whole wakes to find its parts dead and its group taken: to begin again would
+        fence the one that did the work meanwhile.
+
+        Raises:
+            FencedError: there is one.
+        """
+        settings = self._settings
+        other = instance.who(settings.clients, settings.group_id, settings.results_topic)
+        if instance.is_newer(other, settings.instance):
+            raise FencedError(
+                f"another instance with group_id={settings.group_id} has taken over while this one had lost a part of "
+                f"itself (it is {other})",
+                hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost.",
+            )
 
     def _done_lately(self, starts: Iterable[PartitionStart]) -> DoneLately | None:
         """Read back what the group has finished lately.

@@ -30,6 +30,7 @@ class CommitterSettings:
         starts: partition -> where to begin if the group has no place at all.
         place: what to do about a place that can't be used as it is.
         instance: what this instance of the program is called; "" on the embedded broker, which has no other.
+        is_later_life: whether this run has had the group before, with other actors.
         origin: what all dead letters have in common.
         limits: what the machine keeps to.
         task_cpus: processor cores that a task reserves.
@@ -48,6 +49,7 @@ class CommitterSettings:
     starts: Mapping[int, int]
     place: PlacePolicy
     instance: str
+    is_later_life: bool
     origin: Origin
     limits: MachineLimits
     task_cpus: float

@@ -27,7 +27,7 @@ from ray_reproducer.core.errors import ConfigurationError, ExtractorError, Pipel
 from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.core.limits import MachineLimits, PatienceLimits, PoolLimits
 from ray_reproducer.core.outcome import Origin
-from ray_reproducer.kafka import admin, instance
+from ray_reproducer.kafka import admin
 
 START_TIMEOUT_S: Final = 60.0
 """How long an actor may take to start and give its first answer, on a machine that may be busy."""
@@ -65,6 +65,7 @@ class Fleet:
         self._settings = settings
         self._stop = stop
         self.began_at = dict(began_at)
+        self._is_later_life = bool(began_at)
         self._started = False
         self._watch: TopicWatch | None = None
         self._asked: ray.ObjectRef[News] | None = None
@@ -282,7 +283,8 @@ class Fleet:
                 ignore_unreadable=settings.commit_metadata == "ignore",
                 start_anew=settings.topic_recreated == "start_anew",
             ),
-            instance="" if settings.embedded else instance.own_name(time.time()),
+            instance=settings.instance,
+            is_later_life=self._is_later_life,
             origin=Origin(
                 settings.source_topic,
                 topic.topic_id,

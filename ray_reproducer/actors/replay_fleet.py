@@ -85,7 +85,7 @@ class ReplayFleet(Fleet):
         self, topic: admin.TopicDescription, lows: Mapping[int, int], begin: Mapping[int, int]
     ) -> CommitterSettings:
         told = super()._committer_settings(topic, lows, begin)
-        return replace(told, transactional_id=self._replay.transactional_id, instance="")
+        return replace(told, transactional_id=self._replay.transactional_id, instance="", is_later_life=False)
 
 
 def _places_by_key(file: FailedFile) -> dict[str, tuple[Place, ...]]:

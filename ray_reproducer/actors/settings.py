@@ -97,6 +97,7 @@ class PipelineSettings:
         commit_metadata: if what is committed beside an offset can't be read: refuse, or ignore it.
         topic_check_interval_s: how often it is looked whether the source topic has new partitions or is another one.
         actor_timeout_s: how long an actor may be silent before all are made anew, in seconds.
+        instance: what this run is called among those of its group; the supervisor names it.
         shutdown_timeout_s: how long what is in flight may take after the program was asked to stop, in seconds.
     """
 
@@ -129,4 +130,5 @@ class PipelineSettings:
     commit_metadata: Literal["refuse", "ignore"] = "refuse"
     topic_check_interval_s: float = 30.0
     actor_timeout_s: float = 30.0
+    instance: str = ""
     shutdown_timeout_s: float = 30.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from ray.exceptions import RayActorError
@@ -35,6 +35,7 @@ from ray_reproducer.core.errors import (
 from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
+from ray_reproducer.kafka import instance
 from ray_reproducer.observability.quantities import done
 
 LOOK_INTERVAL_S: Final = 0.2
@@ -117,6 +118,8 @@ def run(
         ReproducerError: it can't go on.
     """
     began = time.monotonic()
+    if not settings.embedded:  # that broker has no other instance
+        settings = replace(settings, instance=instance.own_name(time.time()))
     with Uploading(settings, observer.message) as uploading:
         supervision = _Supervision(uploading.settings, observer, stop, uploading, make_fleet)
         progress = supervision.run()

@@ -13,6 +13,8 @@ Rules:
 5. A producer whose connection broke while it committed is replaced before the next transaction: a late copy of its
    request to end the transaction could end the next one.
 6. While the broker is away we keep trying, and say so through ``on_trouble``.
+7. Who has been suspended for long may be replaced without knowing. So before the transactional id is taken over *again*
+   the committed positions are looked at: if somebody else has committed, taking over would fence the successor.
 """
 
 from __future__ import annotations
@@ -133,10 +135,10 @@ class TransactionalDelivery:
         self._partitions.update(offsets)  # a topic may get more partitions
         if not self._outbox.is_open:
             self._resume()
-        with self._health.old_news():
-            self._outbox.producer.poll(0)
         deadline_s = time.monotonic() + self._timeout_s
         try:
+            with self._health.old_news():
+                self._outbox.producer.poll(0)  # may raise what has ended the producer meanwhile
             failpoints.around("begin", self._outbox.producer.begin_transaction)()
             failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
             self._commit(offsets, deadline_s)
@@ -212,6 +214,7 @@ class TransactionalDelivery:
         if again_at_once:
             self._outbox.drop()
         if not self._outbox.is_open:
+            self._refuse_if_replaced({**self._known, **sent})
             self._initialise()
         committed = self._decide(sent)
         if not committed and not again_at_once:
@@ -239,8 +242,15 @@ class TransactionalDelivery:
 
     def _resume(self) -> None:
         """Begin with a new producer after the last one was given up between transactions."""
+        self._refuse_if_replaced()
         self._initialise()
         if self._group.read(sorted(self._partitions)) != self._known:
+            raise self._fenced("the committed positions are not ours")
+
+    def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
+        """Stop if positions are committed that are neither those known nor those that were sent (rule 7)."""
+        found = self._group.peek(sorted(self._partitions))
+        if found not in (self._known, sent):
             raise self._fenced("the committed positions are not ours")
 
     def _abort(self, deadline_s: float) -> None:

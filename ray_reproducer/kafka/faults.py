@@ -19,6 +19,8 @@ END_OF_PARTITION: Final = KafkaError._PARTITION_EOF
 """Not an error: all that a partition held has been read."""
 OFFSET_GONE: Final = KafkaError._AUTO_OFFSET_RESET
 """The next offset can't be read."""
+FATAL: Final = KafkaError._FATAL
+"""The client can't be used any more, for a reason that another error has."""
 TIMED_OUT: Final = KafkaError._TIMED_OUT
 """Something was not answered in time."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from ray_reproducer.core.errors import BrokerError, MetadataTooLargeError
 from ray_reproducer.kafka import failpoints, faults
@@ -53,6 +53,7 @@ class GroupOffsets:
         health: faults.Health,
         wait: Callable[[float], None],
     ) -> None:
+        self._clients = clients
         self.group_id = group_id
         self.topic = topic
         self._health = health
@@ -81,10 +82,22 @@ class GroupOffsets:
         Raises:
             BrokerError: the broker denies us the right.
         """
+        return self._read(self._consumer, partitions)
+
+    def peek(self, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
+        """Do the same, but wait for no open transaction: what it would commit is left out."""
+        ours: dict[str, Value] = {"group.id": self.group_id, "isolation.level": "read_uncommitted"}
+        consumer = open_consumer(self._clients.for_consumer(**ours), self._on_error)
+        try:
+            return self._read(consumer, partitions)
+        finally:
+            consumer.close()
+
+    def _read(self, consumer: Consumer, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
         while True:
             try:
-                found = failpoints.around("read", lambda: self._consumer.committed(wanted, _READ_TIMEOUT_S))()
+                found = failpoints.around("read", lambda: consumer.committed(wanted, _READ_TIMEOUT_S))()
                 failed = [position.error for position in found if position.error]
                 if not failed:
                     return {

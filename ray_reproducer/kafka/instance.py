@@ -19,12 +19,22 @@ from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
 _ASK_S: Final = 5.0
 """How long the broker may take: it is asked while the program starts, or ends."""
 _PARTITION: Final = 0
+_SINCE: Final = ", since "
 
 
 def own_name(epoch_s: float) -> str:
     """Name this process: host, number, and since when it runs the group."""
     since = datetime.fromtimestamp(epoch_s, timezone.utc).isoformat(timespec="milliseconds")
-    return f"process {os.getpid()} on {socket.gethostname()}, since {since}"
+    return f"process {os.getpid()} on {socket.gethostname()}{_SINCE}{since}"
+
+
+def is_newer(other: str, own: str) -> bool:
+    """Whether a signature is that of an instance that has come after ours.
+
+    An older one may stand there because ours could not be written. What is no signature of this program is no instance.
+    """
+    since = other.rpartition(_SINCE)[2]
+    return _SINCE in other and since > own.rpartition(_SINCE)[2]
 
 
 def sign(clients: ClientConfigs, group_id: str, results_topic: str, name: str) -> bool:

@@ -143,7 +143,9 @@ class Outbox:
             # callback with that exception still set: Python wraps it.
             if isinstance(error.__cause__, KafkaException):
                 raise error.__cause__ from None
-            raise
+            # If it calls a second callback of ours, even that is gone. Nothing but a fatal error comes about this way.
+            lost = KafkaError(faults.FATAL, "the client library gave up, and lost its reason", fatal=True)
+            raise KafkaException(lost) from error
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

@@ -22,8 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import psutil
+from confluent_kafka import KafkaException
+
 from soaking.tally import SoakTally
-from tests.faults import processes
 from tests.faults.catalogue import FAULTS
 from tests.faults.fault import FILES_AFTERWARDS, Fault
 from tests.faults.rig import Rig, UnexpectedEndError
@@ -32,7 +34,7 @@ from tests.topics import read_committed
 
 WHOLE_CHECK_EVERY: Final = 20
 """Faults between two readings of everything."""
-SECOND_FAULT: Final = 0.15
+SECOND_FAULT: Final = 0.25
 """How often a second fault strikes while the program gets over the first."""
 COSTLY_EVERY: Final = 5
 """One in so many batches has a file that costs a worker process."""
@@ -166,7 +168,8 @@ class Soak:
             self._failed(rig, names, error)
             self._heal(rig, names)
             return False
-        except AssertionError as error:
+        # The last two: something of the soak itself went wrong, which is to be mended as well.
+        except (AssertionError, psutil.Error, KafkaException) as error:
             self._failed(rig, names, error)
             if rig.judge.missing():
                 self.tally.stuck += 1
@@ -179,7 +182,7 @@ class Soak:
 
     def _heal(self, rig: Rig, names: str) -> None:
         """See whether a new start gets over it; what is missing then is lost."""
-        processes.kill(processes.tree(rig.running().process.pid))
+        rig.running().kill()
         rig.expect_end()
         try:
             rig.recover()
@@ -187,13 +190,13 @@ class Soak:
             self._failed(rig, f"{names}, and a new start", error)
             rig.judge.close()
 
-    def _failed(self, rig: Rig, names: str, error: AssertionError) -> None:
+    def _failed(self, rig: Rig, names: str, error: Exception) -> None:
         where = self._kept / f"failure{len(self.tally.failures) + 1}"
         where.mkdir(parents=True)
         for log in rig.directory.glob("*.txt"):
             shutil.copy(log, where)
         (where / "what.txt").write_text(f"{names}\n{error}\n", encoding="utf-8")
-        text = f"{names}: {str(error).splitlines()[0]}"
+        text = f"{names}: {(str(error).splitlines() or [repr(error)])[0]}"
         self.tally.failures.append(text)
         self._say(f"FAILURE {text}\n  logs: {where}")
 

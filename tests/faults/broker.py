@@ -57,6 +57,8 @@ _PROTOCOLS: Final = {
 }
 _OF_USER: Final = (ResourcePatternType.LITERAL, f"User:{USER}", "*")
 _QUICK: Final = (
+    # A topic that a test deletes stays away.
+    "auto.create.topics.enable=false",
     # What a busy cluster looks at every ten seconds and more, this one looks at twice a second: tests wait for it.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms=500",
     "log.cleaner.backoff.ms=500",
@@ -168,7 +170,11 @@ class PrivateBroker:
         """Delete a topic; returns when clients know it no longer."""
         admin = self.admin
         admin.delete_topics([name])[name].result(ANSWER_S)
-        wait_until(lambda: name not in admin.list_topics(timeout=ANSWER_S).topics, ANSWER_S, f"the end of {name}")
+        wait_until(lambda: name not in self.topics(), ANSWER_S, f"the end of {name}")
+
+    def topics(self) -> set[str]:
+        """The names of all topics."""
+        return set(self.admin.list_topics(timeout=ANSWER_S).topics)
 
     def configure_topic(self, name: str, **config: str | None) -> None:
         """Change settings of a topic (dotted names); None takes one away."""

@@ -20,6 +20,8 @@ SHORTEST_S: Final = 0.5
 LONGEST_S: Final = 3.0
 """How long something stands still, in seconds: less than what makes the rest of the program give it up."""
 EXIT_FENCED: Final = 4
+MORE_FILES: Final = 10
+"""Put on the topic until the committer has something to commit."""
 
 
 class _Freeze(Fault):
@@ -97,18 +99,15 @@ class FreezePastTransactionTimeout(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """The program may go on; or end as if it were fenced, which is what the broker tells it."""
         rig.expect_end(EXIT_FENCED, said="suspended in the middle of a transaction")
-        committer = rig.processes_of("committer")[0]
-        failpoints.arm(rig.failpoints, "commit.before", "stop")
-        try:
-            wait_until(lambda: _is_stopped(committer), RECOVERY_S, "the committer to stand in a transaction")
-            assert has_open_transaction(rig.servers, rig.results, RESULT_PARTITIONS)
-            wait_until(
-                lambda: not has_open_transaction(rig.servers, rig.results, RESULT_PARTITIONS),
-                RECOVERY_S,
-                "the broker to abort the transaction",
-            )
-        finally:
-            processes.resume([committer])
+        while True:
+            failpoints.arm(rig.failpoints, "commit.before", "stop")
+            stopped = wait_until(lambda: _stopped_with_work(rig), RECOVERY_S, "the committer to stand in a transaction")
+            try:
+                if _is_open(rig):
+                    wait_until(lambda: not _is_open(rig), RECOVERY_S, "the broker to abort the transaction")
+                    return
+            finally:
+                processes.resume(stopped)
 
 
 @register
@@ -136,5 +135,23 @@ class SecondInstance(Fault):
         assert f"another instance with group_id={rig.group} has taken over" in err, err
 
 
+def _stopped_with_work(rig: Rig) -> list[psutil.Process]:
+    """The committer, if it is stopped; more work is put on the topic if it has none."""
+    stopped = [process for process in rig.find("committer") if _is_stopped(process)]
+    rig.look()
+    if not stopped and not rig.judge.missing():
+        rig.put(MORE_FILES)
+    return stopped
+
+
+def _is_open(rig: Rig) -> bool:
+    """Whether a transaction of the program is open; one that only commits positions does not show."""
+    topics = {rig.results: RESULT_PARTITIONS, rig.dead_letters: 1}
+    return any(has_open_transaction(rig.servers, topic, partitions) for topic, partitions in topics.items())
+
+
 def _is_stopped(process: psutil.Process) -> bool:
-    return process.status() == psutil.STATUS_STOPPED
+    try:
+        return process.status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False

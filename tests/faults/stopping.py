@@ -21,7 +21,7 @@ class _Stop(Fault):
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """Send each signal once the one before was answered."""
-        rig.expect_end(0, said=self.answers[-1])
+        rig.expect_end(0, said=self.answers[0])  # it may have ended in order before it hears the second
         program = rig.running()
         for number, answer in zip(self.signals, self.answers, strict=True):
             program.process.send_signal(number)

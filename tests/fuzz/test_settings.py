@@ -14,6 +14,7 @@ from ray_reproducer.actors.settings import PipelineSettings, RaySettings
 from ray_reproducer.config_checks import known_keys
 from ray_reproducer.config_schema import AppConfig
 from ray_reproducer.core.errors import ConfigurationError
+from ray_reproducer.observability.view_settings import ViewSettings
 from tests.fuzz.budget import fuzz
 
 SECRET = "hunter2-and-no-more"  # noqa: S105 - what nobody may repeat
@@ -91,7 +92,7 @@ harmless = (overrides | st.text(max_size=15) | st.sampled_from(FLAGS)).filter(
 def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working directory, a secret in the environment, and nothing that is launched."""
 
-    def launch(settings: PipelineSettings, _ray: RaySettings) -> int:
+    def launch(settings: PipelineSettings, _ray: RaySettings, _views: ViewSettings) -> int:
         settings.clients.check()
         return 0
 

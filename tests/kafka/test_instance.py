@@ -13,6 +13,15 @@ from ray_reproducer.kafka.client_config import ClientConfigs
 pytestmark = pytest.mark.slow
 
 
+def test_who_came_later_is_known_by_the_time_in_the_name() -> None:
+    older, newer = instance.own_name(0.0), instance.own_name(1.0)
+    assert instance.is_newer(newer, older)
+    assert not instance.is_newer(older, newer)
+    assert not instance.is_newer(older, older)
+    assert not instance.is_newer("", older)
+    assert not instance.is_newer("somebody else's text", older)
+
+
 def test_the_one_that_signed_last_is_named(bootstrap_servers: str, unique_topic: Callable[..., str]) -> None:
     clients = ClientConfigs.from_settings({"bootstrap.servers": bootstrap_servers}, {}, {})
     results = unique_topic("results")

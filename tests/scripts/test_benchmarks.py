@@ -151,3 +151,29 @@ def test_missing_double_and_wrong_results_are_faults(
 )
 def test_roles(bench: Any, command: list[str], role: str) -> None:
     assert bench("sampler").role_of(command) == role
+
+
+def test_the_core_benchmark_measures_work_that_is_done_right(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = bench("core")
+    monkeypatch.setattr(core, "_MEASURED_IN_FLIGHT", 300)
+    for measure, least in ((core._seen, 700), (core._in_flight, 300)):
+        committer_s, consumer_s, files = measure(700)
+        assert files >= least
+        assert committer_s > 0.0 < consumer_s
+
+
+def test_the_core_benchmark_does_not_take_wrong_outcomes_for_a_result(bench: Any) -> None:
+    core = bench("core")
+    run = core._Run(core.MachineLimits())
+    run.step(100)
+    run.outcomes += 1
+    with pytest.raises(RuntimeError, match="100 files, 101 outcomes"):
+        run.drain()
+
+
+def test_growth_is_the_slowest_to_the_fastest(bench: Any) -> None:
+    core = bench("core")
+    points = [
+        core.Point(files, committer_us, 1.0, 1.0, 1) for files, committer_us in ((10, 4.0), (100, 2.0), (1000, 5.0))
+    ]
+    assert core.growth(points) == 2.5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,19 @@ class Lab:
         name = f"test.{uuid.uuid4().hex[:12]}"
         self.source, self.results, self.group = f"{name}.source", f"{name}.results", f"{name}.group"
         self.dead_letters = f"{self.results}.dead_letters"
-        broker.make_topic(self.source, partitions)
-        self.topic = Topic(broker.direct_servers, self.source, partitions)
+        self.make_source(partitions)
         self.files = 0
         self.programs: list[Program] = []
         (directory / "conf" / "extractor").mkdir(parents=True)
         (directory / "my_lab.py").write_text(MY_LAB)
         (directory / "conf" / "extractor" / "mine.yaml").write_text("_target_: my_lab.size\n")
+
+    def make_source(self, partitions: int) -> None:
+        """Make the source topic, or look at it again after it has got more partitions."""
+        if self.source not in self.broker.topics():
+            self.broker.make_topic(self.source, partitions)
+        # A producer believes what it knows of a topic for minutes.
+        self.topic = Topic(self.broker.direct_servers, self.source, partitions)
 
     def let_user_in(self) -> None:
         """Make the other topics, and a user who may do what the program needs, and nothing else."""
@@ -52,7 +60,8 @@ class Lab:
             broker.make_topic(topic)
         broker.grant(ResourceType.TOPIC, self.source, AclOperation.READ, AclOperation.DESCRIBE)
         for topic in (self.results, self.dead_letters):
-            broker.grant(ResourceType.TOPIC, topic, AclOperation.WRITE, AclOperation.DESCRIBE)
+            # READ: a start looks which files were finished lately.
+            broker.grant(ResourceType.TOPIC, topic, AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE)
         broker.grant(ResourceType.GROUP, self.group, AclOperation.READ, AclOperation.DESCRIBE)
         broker.grant(ResourceType.TRANSACTIONAL_ID, identity, AclOperation.WRITE, AclOperation.DESCRIBE)
 
@@ -93,10 +102,17 @@ class Lab:
 
     def commit_position(self, partition: int, offset: int, metadata: str) -> None:
         """Commit a position, as another program might."""
+        with closing(self._offsets()) as offsets:
+            offsets.commit({partition: CommittedOffset(offset, metadata)})
+
+    def committed_positions(self) -> dict[int, CommittedOffset]:
+        """What the group has committed of the source topic."""
+        with closing(self._offsets()) as offsets:
+            return offsets.read(range(PARTITIONS))
+
+    def _offsets(self) -> GroupOffsets:
         clients = ClientConfigs.from_settings({"bootstrap.servers": self.broker.direct_servers})
-        offsets = GroupOffsets(clients, self.group, self.source, Health(ignore), lambda _seconds: None)
-        offsets.commit({partition: CommittedOffset(offset, metadata)})
-        offsets.close()
+        return GroupOffsets(clients, self.group, self.source, Health(ignore), time.sleep)
 
     def results_seen(self) -> list[str]:
         """The paths of all results; each must be there once."""

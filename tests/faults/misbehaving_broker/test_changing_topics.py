@@ -47,6 +47,7 @@ def _add_partition(lab: Lab, partitions: int) -> None:
         return found is not None and len(found.partitions) == partitions
 
     wait_until(known, ANSWER_S, "the new partition")
+    lab.make_source(partitions)
 
 
 def test_added_partitions_are_read_and_a_topic_made_anew_ends_the_run_unless_it_is_to_begin_anew(lab: Lab) -> None:
@@ -59,7 +60,7 @@ def test_added_partitions_are_read_and_a_topic_made_anew_ends_the_run_unless_it_
     _results(lab, program, lambda: 4)
 
     lab.broker.delete_topic(lab.source)
-    lab.broker.make_topic(lab.source, 2)
+    lab.make_source(2)
     code, _, err = program.wait(DEADLINE_S)
     assert code == 1, err
     assert f"the topic {lab.source} was deleted" in err
@@ -69,7 +70,7 @@ def test_added_partitions_are_read_and_a_topic_made_anew_ends_the_run_unless_it_
     program = lab.start(QUICKLY, "topic_recreated=start_anew")
     _results(lab, program, lambda: 6)
     lab.broker.delete_topic(lab.source)
-    lab.broker.make_topic(lab.source, 2)
+    lab.make_source(2)
     lab.put(2)
     _results(lab, program, lambda: 8)
 

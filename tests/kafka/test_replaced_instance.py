@@ -1,0 +1,66 @@
+"""Rule 7 of ``delivery``: who was replaced without knowing does not fence the one that took over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import KafkaError
+
+from ray_reproducer.core.errors import FencedError
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
+from ray_reproducer.kafka.outbox import DeliveryFailedError
+from tests.kafka.reading import ignore
+
+
+@pytest.fixture(name="topics")
+def _topics(unique_topic: Callable[..., str]) -> tuple[str, str]:
+    return unique_topic("source", 2), unique_topic("results", 2)
+
+
+def at(offset: int) -> dict[int, CommittedOffset]:
+    return {0: CommittedOffset(offset, "")}
+
+
+def test_rule_7_a_transaction_that_failed_here_does_not_fence_the_successor(
+    clients: ClientConfigs, name: str, topics: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, results = topics
+    older, newer = (TransactionalDelivery(clients, name, source, (0, 1), name, ignore) for _ in range(2))
+    older.start()
+    assert older.deliver([Record(results, "1", b"1")], at(1))
+    newer.start()
+    assert newer.deliver([Record(results, "2", b"2")], at(2))
+
+    def timed_out(_records: object, _deadline_s: float) -> None:
+        # After a long sleep, the client gives its records up before it has heard anything from the broker.
+        raise DeliveryFailedError(KafkaError(KafkaError._MSG_TIMED_OUT))
+
+    monkeypatch.setattr(older._outbox, "send", timed_out)
+    monkeypatch.setattr(older, "_timeout_s", 0.0)  # so late that the broker may have aborted it already
+    with pytest.raises(FencedError, match="the committed positions are not ours"):
+        older.deliver([Record(results, "2", b"2")], at(2) | {1: CommittedOffset(7, "")})
+
+    assert newer.deliver([Record(results, "3", b"3")], at(3))
+    older.close()
+    newer.close()
+
+
+def test_rule_7_nor_does_one_that_gave_its_producer_up_between_transactions(
+    clients: ClientConfigs, name: str, topics: tuple[str, str]
+) -> None:
+    source, results = topics
+    older, newer = (TransactionalDelivery(clients, name, source, (0, 1), name, ignore) for _ in range(2))
+    older.start()
+    assert older.deliver([Record(results, "1", b"1")], at(1))
+    newer.start()
+    assert newer.deliver([Record(results, "2", b"2")], at(2))
+    older._outbox.drop()
+
+    with pytest.raises(FencedError, match="the committed positions are not ours"):
+        older.deliver([Record(results, "3", b"3")], at(3))
+
+    assert newer.deliver([Record(results, "3", b"3")], at(3))
+    older.close()
+    newer.close()
