@@ -130,6 +130,23 @@ def test_rule_5_versions_that_are_gone_are_forgotten() -> None:
     assert not assembly.get(older.id).superseded
 
 
+def test_rule_5_one_that_is_gone_is_not_superseded_any_more_and_others_of_its_path_are() -> None:
+    assembly = Assembly()
+    oldest, gone, newest = dated(1.0, 1), dated(2.0, 2), dated(3.0, 3)
+    assembly.add(receipt(oldest, 1), NOW_S)
+    assembly.add(receipt(gone, 1), NOW_S)
+    assembly.take(gone.id)
+    assembly.add(receipt(newest, 1), NOW_S)
+    assert [(v.version, v.superseded) for v in assembly] == [(oldest, True), (newest, False)]
+
+
+def test_the_size_is_that_of_all_that_is_held() -> None:
+    assembly = Assembly()
+    assembly.add(receipt(version(), 1, segment=1), NOW_S)
+    assembly.add(receipt(version(), 2, 3, segment=2), NOW_S)
+    assert assembly.get(version().id).size_bytes == 30
+
+
 def test_what_is_missing_is_told_in_runs() -> None:
     assembly = Assembly()
     assembly.add(receipt(version(n_chunks=9), 2, 5, 6), NOW_S)

@@ -205,6 +205,21 @@ def test_rule_3_an_outcome_that_does_not_fit_waits_and_the_others_go(monkeypatch
         assert state.is_done(offset, version_id) == (version_id in plan.carried)
 
 
+def test_rule_3_those_with_the_lowest_offsets_go_whatever_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_metadata(monkeypatch, 60)
+    ledger = fresh()
+    ledger.deliver(0, 0, 400)
+    random = Random(1)
+    offsets = sorted(random.sample(range(1, 400), 200))
+    ledger.open(W, 0, 0)
+    for offset in range(1, 400):  # the higher the offset, the lower the id
+        ledger.open(numbered(1_000 - offset), 0, offset)
+    plan = ledger.plan(numbered(1_000 - offset) for offset in offsets)
+    lowest = {numbered(1_000 - offset) for offset in offsets[: len(plan.carried)]}
+    assert 0 < len(plan.carried) < len(offsets)
+    assert set(plan.carried) == lowest
+
+
 def test_rule_3_what_waited_goes_when_the_position_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_metadata(monkeypatch, 60)
     ledger = fresh()
@@ -322,6 +337,20 @@ def test_illegal_deliveries_raise_and_change_nothing(start: int, stop: int) -> N
         ledger.deliver(0, start, stop)
     assert ledger.position(0) == 0
     ledger.deliver(0, 0, 3)
+
+
+def test_a_partition_is_added_once() -> None:
+    ledger = fresh()
+    ledger.add(1, 5)
+    assert ledger.position(1) == 5
+    with pytest.raises(IllegalEventError, match="partition 1 is not new"):
+        ledger.add(1, 5)
+
+
+def test_nothing_may_be_delivered() -> None:
+    ledger = fresh()
+    ledger.deliver(0, 0, 0)
+    assert ledger.position(0) == 0
 
 
 def test_offsets_are_delivered_once() -> None:

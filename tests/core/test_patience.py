@@ -94,6 +94,25 @@ def test_it_is_looked_for_them_now_and_then() -> None:
     assert overdue(patience, a_version(), 205.0)
 
 
+def test_it_is_looked_for_them_after_a_while_for_the_first_time() -> None:
+    old = a_version(newest_s=-1000.0, touched_s=-1000.0)
+    assert not overdue(read_to_the_end(), old, 4.9)
+    assert overdue(read_to_the_end(), old, 5.0)
+
+
+def test_a_file_that_is_whole_does_not_hide_those_behind_it() -> None:
+    whole, incomplete = a_version(held=3), a_version()
+    assert list(read_to_the_end().overdue([whole, incomplete], at(200.0), drained=False)) == [incomplete]
+
+
+def test_rule_1_a_chunk_without_a_timestamp_says_nothing_of_how_far_the_topic_was_read() -> None:
+    assert overdue(Patience(LIMITS, [0], at(0)), a_version(newest_s=None), 150.0)
+
+
+def test_of_no_partition_nothing_was_read() -> None:
+    assert not overdue(Patience(LIMITS, [], at(0)), a_version(newest_s=-1000.0), 50.0)
+
+
 @pytest.mark.parametrize("drained", [False, True])
 def test_without_a_limit_nothing_is_given_up(drained: bool) -> None:
     patience = read_to_the_end(PatienceLimits(incomplete_after_s=None))

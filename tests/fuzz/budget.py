@@ -21,10 +21,10 @@ EXAMPLES_BY_PROFILE: Final = {"quick": 500, "dev": 2_000, "ci": 3_000, "thorough
 SHARES: Final = {
     "message": 0.28,
     "dead_letter": 0.08,
-    "topic": 0.08,
+    "topic": 0.06,
     "commit_metadata": 0.103,
-    "commit_metadata_resealed": 0.206,
-    "commit_metadata_start": 0.03,
+    "commit_metadata_resealed": 0.15,
+    "commit_metadata_start": 0.015,
     "output_path": 0.08,
     "openmsistream_config": 0.07,
     "tabular": 0.04,

@@ -57,9 +57,11 @@ def sealed(payload: bytes, position: int, version: int = 1) -> str:
 def valid(draw: st.DrawFn) -> tuple[str, int]:
     """A text as this program writes it, and its position."""
     position = draw(st.integers(0, 1_000))
-    offsets = st.lists(st.integers(position, position + 300), min_size=1, max_size=40, unique=True).map(sorted)
-    versions = st.dictionaries(st.binary(min_size=12, max_size=12), offsets, max_size=6)
-    return encode(TOPIC_ID, position, draw(versions), position + draw(st.integers(0, 400))), position
+    holders = draw(st.dictionaries(st.integers(position, position + 300), st.integers(0, 5), max_size=80))
+    undone: dict[bytes, list[int]] = {}
+    for offset, holder in sorted(holders.items()):
+        undone.setdefault(bytes([holder]) * 12, []).append(offset)
+    return encode(TOPIC_ID, position, undone, position + draw(st.integers(0, 400))), position
 
 
 @st.composite
