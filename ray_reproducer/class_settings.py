@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ray_reproducer.actors.settings import PipelineSettings, RaySettings
 from ray_reproducer.command_line import CREATE_NEW
-from ray_reproducer.config import checked, pipeline_settings, ray_settings
+from ray_reproducer.config import checked, pipeline_settings, ray_settings, view_settings
 from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig, RayMode
 from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.extractor_loading import LoadedExtractor, prepare, runtime_env_with_code
@@ -38,6 +38,18 @@ if TYPE_CHECKING:
 _FLAGS: Final = {re.ASCII: "a", re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
 _OVERRIDDEN: Final = re.compile(r"^(?:\+\+|\+|~)?(?P<key>[\w./@-]+)\s*(?:=|$)")
 _INTERPOLATION: Final = re.compile(r"(\\*)\$\{")
+_VIEW_FIELDS: Final = {
+    "logs_dir": "logs_dir",
+    "heartbeat.topic": "heartbeat_topic",
+    "heartbeat.program_id": "heartbeat_program_id",
+    "heartbeat.interval": "heartbeat_interval_s",
+    "heartbeat.kafka": "heartbeat_clients",
+    "log.topic": "log_topic",
+    "log.program_id": "log_program_id",
+    "log.interval": "log_interval_s",
+    "log.kafka": "log_clients",
+}
+"""Keys of views -> fields of their settings."""
 _NO_FILE: Final = OpenMSIStreamConfig(clients=ClientConfigs({}), start="earliest", group_id="", notes=())
 
 
@@ -86,7 +98,7 @@ def class_run(reproducer: MetadataJSONReproducer) -> ClassRun:
         # Every outcome is wanted: the instance says which files were done last.
         pipeline=replace(pipeline, collect_outcomes=True),
         ray=ray_settings(plain, runtime_env),
-        views=_views(reproducer, file),
+        views=_overridden(_views(reproducer, file), view_settings(plain, name), given),
         print_results=plain["run"]["print_results"],
         notes=(*said.notes, *file.notes, *_notes(reproducer, file)),
     )
@@ -193,6 +205,16 @@ def _views(reproducer: MetadataJSONReproducer, file: OpenMSIStreamConfig) -> Vie
         log_clients=file.log,
         console="terminal_or_pipe",
     )
+
+
+def _overridden(views: ViewSettings, composed: ViewSettings, given: set[str]) -> ViewSettings:
+    """Lay the overrides of views over what the instance says of them."""
+    changes = {
+        field: getattr(composed, field)
+        for key, field in _VIEW_FIELDS.items()
+        if any(name == key or name.startswith(f"{key}.") for name in given)
+    }
+    return replace(views, **changes)
 
 
 def _notes(reproducer: MetadataJSONReproducer, file: OpenMSIStreamConfig) -> list[str]:

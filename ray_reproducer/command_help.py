@@ -28,6 +28,10 @@ Commands
     ray job submit --working-dir . -- python -m ray_reproducer +extractor=mine ray=cluster ...
   Put files on a topic:
     python -m ray_reproducer.upload --help
+  Dead letters, shown or run again:
+    python -m ray_reproducer.replay --help
+  An OpenMSIStream configuration file as YAML for this program:
+    python -m ray_reproducer.convert_config --help
 
 Choices: group=option (+extractor=NAME with a plus). ./conf/GROUP/OPTION.yaml adds one.
 $groups
@@ -40,7 +44,8 @@ More
   --cfg job            the configuration that a command line makes, without running it
   --info searchpath    where configurations are looked for
   HYDRA_FULL_ERROR=1   in the environment: errors with their traceback
-  Exit codes           0 all well, 1 error, 2 wrong settings, 3 drained with dead letters, 4 another instance took over
+  Exit codes           0 all well, 1 error, 2 wrong settings, 4 another instance took over;
+                       3 drained, but with dead letters, held files or lost messages
   Ctrl-C or SIGTERM    once: finish what is in flight, commit, leave; twice: leave now, nothing is lost
 """)
 

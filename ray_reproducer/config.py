@@ -56,7 +56,7 @@ def checked(config: DictConfig, schema: type) -> dict[str, Any]:
 
     Args:
         config: what Hydra composed, not resolved.
-        schema: ``AppConfig`` or ``UploadAppConfig``.
+        schema: ``AppConfig``, ``ReplayAppConfig`` or ``UploadAppConfig``.
 
     Raises:
         ConfigurationError: unknown key, literal secret, missing value, environment variable that isn't set.

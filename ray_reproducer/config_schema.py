@@ -265,6 +265,8 @@ class ReplayAppConfig:
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     extractor: dict[str, Any] = field(default_factory=dict)
     output_dir: str | None = None
+    topic_check_interval: float = MISSING
+    actor_timeout: float = MISSING
     commit_interval: float = MISSING
     shutdown_timeout: float = MISSING
     ray: RayConfig = field(default_factory=RayConfig)

@@ -73,7 +73,7 @@ class MetadataJSONReproducer(ABC):
         producer_topic_name: topic that gets the metadata.
         output_dir: directory for files on disk and for logs; None: ``<class name>_output``.
         mode: "memory", "disk" or "both": what a datafile offers.
-        datafile_type: for OpenMSIStream; a ``DataFile`` is given in any case.
+        datafile_type: for OpenMSIStream, whose own classes are accepted; a ``DataFile`` is given in any case.
         n_producer_threads: for OpenMSIStream; one transaction holds all results.
         n_consumer_threads: number of processes that read from the topic.
         consumer_group_id: group whose place on the topic is kept; "create_new": a new one for each run.

@@ -129,6 +129,20 @@ def test_what_is_told_beside_the_screen(config: Path, tmp_path: Path) -> None:
     assert (default.update_s, default.heartbeat_clients) == (300, None)
 
 
+def test_an_override_beats_what_the_instance_says_of_views(config: Path) -> None:
+    overrides = [
+        "heartbeat.topic=beats",
+        "log.interval=5",
+        "logs_dir=/elsewhere",
+        "heartbeat.kafka.bootstrap.servers=x:1",
+    ]
+    views = class_run(Plain(config, "raw", "metadata", log_topic_name="lines", overrides=overrides)).views
+    assert (views.heartbeat_topic, views.log_topic, views.log_interval_s) == ("beats", "lines", 5)
+    assert views.logs_dir == "/elsewhere"
+    assert views.heartbeat_clients is not None
+    assert views.heartbeat_clients.servers == "x:1"
+
+
 def test_a_hydra_application_may_run_a_class(config: Path) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra

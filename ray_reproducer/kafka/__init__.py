@@ -1,6 +1,8 @@
 """Everything that talks to a Kafka broker.
 
-``client_config`` settings of clients; ``properties`` their names; ``faults`` what an error means for us;
-``admin`` looks and makes topics; ``source`` reads; ``delivery`` writes results together with positions;
-``upload`` sends files as chunks; ``embedded`` is a broker inside this process for trials and tests.
+Clients: ``client_config`` their settings, ``properties`` the names of these, ``faults`` what an error means for us,
+``admin`` looks at topics and groups, and makes them. Reading: ``source``, ``ranged_source`` for replays. Writing:
+``delivery`` results together with positions, ``outbox`` its producer, ``group_offsets`` the positions, ``failpoints``
+for its tests. What the topics tell: ``finished_lately``, ``instance``, ``dead_letters``, ``replaying``. Files onto a topic:
+``upload``, ``file_tree``. ``embedded`` is a broker inside this process for trials and tests.
 """

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -122,10 +122,6 @@ class ClientConfigs:
     def servers(self) -> str:
         """The brokers' addresses as the user gave them, "" if not at all."""
         return str(self.common.get("bootstrap.servers", ""))
-
-    def with_servers(self, servers: str) -> ClientConfigs:
-        """Return the same settings for a broker at another address (the embedded one's is known only when it runs)."""
-        return replace(self, common={**self.common, "bootstrap.servers": servers})
 
     def __repr__(self) -> str:
         """Show everything but secrets."""

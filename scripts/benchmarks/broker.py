@@ -137,14 +137,3 @@ def fetch_only(bootstrap_servers: str, topic: str) -> float:
         last = time.monotonic()
         first = first or last
     return last - first
-
-
-def end_offsets(bootstrap_servers: str, topic: str) -> int:
-    """Sum of a topic's high watermarks: grows when anything is produced."""
-    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "bench-reader"})
-    try:
-        partitions = consumer.list_topics(topic, _ADMIN_TIMEOUT_S).topics[topic].partitions
-        ends = (consumer.get_watermark_offsets(TopicPartition(topic, partition), 10.0)[1] for partition in partitions)
-        return sum(ends)
-    finally:
-        consumer.close()

@@ -21,7 +21,6 @@ MOST_ADDRESSES_BYTES: Final = 8 * 2**30
 """Address space of the guest: the libraries reserve much and use little."""
 MOST_GROWTH_MB: Final = 1_500
 """How much memory a small file may make an extractor use."""
-MOST_ANSWER_BYTES: Final = 1_000_000
 ANSWER_TIMEOUT_S: Final = 15.0
 
 
