@@ -25,7 +25,7 @@ from ray_reproducer.actors.task_end import crash_cause, fatal
 from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
 from ray_reproducer.actors.worker_log import Said
 from ray_reproducer.core.done_lately import DoneLately
-from ray_reproducer.core.errors import BrokerError, FencedError
+from ray_reproducer.core.errors import BrokerError, FencedError, ForbiddenError
 from ray_reproducer.core.events import (
     Announce,
     CancelTask,
@@ -157,9 +157,14 @@ class CommitterActor:
         topics = (settings.results_topic, settings.dead_letters_topic)
         health = faults.Health(lambda text: self._note_trouble("committer", text))
         limits = settings.limits
-        told = finished_lately.version_ids(
-            settings.clients, topics, self._tag, limits.versions_read_back, health, self._wait
-        )
+        try:
+            told = finished_lately.version_ids(
+                settings.clients, topics, self._tag, limits.versions_read_back, health, self._wait
+            )
+        except ForbiddenError as error:
+            with self._lock:
+                self._messages.append(f"{error.message}. Files that are finished are done again if they are repeated.")
+            return None
         return DoneLately(limits.versions_remembered, limits.duplicates, told.finished, told.damaged)
 
     def _wait(self, seconds: float) -> None:

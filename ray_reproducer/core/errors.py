@@ -59,6 +59,10 @@ class BrokerAwayError(BrokerError):
     """No broker answers; it may be back later."""
 
 
+class ForbiddenError(BrokerError):
+    """The broker denies us a right that we can do without, with less."""
+
+
 class TopicMissingError(BrokerError):
     """There is no topic of this name, or we may not see it."""
 

@@ -23,6 +23,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from ray_reproducer.core.chunk import VERSION_ID_BYTES
+from ray_reproducer.core.errors import ForbiddenError
 from ray_reproducer.kafka import faults
 from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consumer
 
@@ -82,6 +83,9 @@ def version_ids(
         limit: how many records of each topic are looked at, the last ones of each partition.
         health: is told of trouble.
         wait: called between tries with seconds; raises to give up.
+
+    Raises:
+        ForbiddenError: we may not read the topics.
     """
     ours: dict[str, Value] = {
         "group.id": "ray_reproducer",
@@ -127,6 +131,11 @@ def _read(consumer: Consumer, unfinished: int, of: bytes, wait: Callable[[float]
             continue
         error = message.error()
         if error is not None:
+            if faults.is_forbidden(error):
+                raise ForbiddenError(
+                    f"not allowed to read {message.topic()}, which tells what is finished: {faults.text(error)}",
+                    hint=f"Grant READ on the topic {message.topic()}.",
+                )
             unfinished -= error.code() == faults.END_OF_PARTITION
             continue
         for name, value in list(message.headers() or ()):
