@@ -758,6 +758,13 @@ def test_rule_6_with_reprocess_a_finished_file_that_comes_again_is_a_file_like_a
     assert program.machine.progress().duplicates == 1
 
 
+def test_rule_6_with_reprocess_a_file_that_waits_is_done_though_an_earlier_copy_of_it_is() -> None:
+    program = Program(replace(SLOW_COMMITS, duplicates="reprocess"))
+    program.chunks(a_version("a"), 1)
+    program.skip(5, done_before=frozenset({a_version("a").id}))
+    assert of_kind(StartTask, program.handle(SlotsChanged(1)))
+
+
 @pytest.mark.parametrize("reason", ["hash_mismatch", "inconsistent_chunks"])
 def test_rule_6_a_file_that_came_damaged_may_be_sent_again(reason: str) -> None:
     program = Program()

@@ -148,3 +148,30 @@ def test_the_letter_of_a_file_that_was_given_up_says_when_it_was_written() -> No
     program.chunks(a_version("a", 3), 1)
     (commit,) = of_kind(Commit, program.tick(100.0))
     assert json.loads(commit.outcomes[0].value)["time"] == "2023-11-14T22:15:00.000+00:00"
+
+
+def test_every_outcome_of_a_file_carries_what_is_known_of_it() -> None:
+    program = Program(IMPATIENT)
+    program.handle(SlotsChanged(1))
+    program.handle(Delivered(Delivery(read_to_ms={0: AT_END})))
+    program.chunks(a_version("incomplete", 3), 1, 2, size_bytes=20)
+    for name, answer in (("a", b"{}"), ("b", NO)):
+        (start,) = of_kind(StartTask, program.chunks(a_version(name), 1, size_bytes=30))
+        program.answer(start.task, answer)
+    program.tick(1.0)
+    program.handle(TransactionAborted())
+    (commit,) = of_kind(Commit, program.tick(100.0))
+    facts = {outcome.path: outcome.facts for outcome in commit.outcomes}
+    assert {path: (known.n_messages, known.size_bytes, known.n_missing) for path, known in facts.items()} == {
+        "dir/incomplete": (3, 20, 1),
+        "dir/a": (1, 30, 0),
+        "dir/b": (1, 30, 0),
+    }
+
+
+def test_what_is_held_carries_what_is_known_of_it() -> None:
+    program = Program(HOLDING)
+    program.handle(SlotsChanged(1))
+    (start,) = of_kind(StartTask, program.chunks(a_version("a"), 1, size_bytes=30))
+    (announced,) = of_kind(Announce, program.answer(start.task, NO))
+    assert announced.outcomes[0].facts.size_bytes == 30
