@@ -47,6 +47,8 @@ _EXTRACTED: Final = frozenset(
     {"", "extractor_raised", "not_a_dict", "not_json", "result_too_large", "timeout"} | {*get_args(CrashCause)}
 )
 """Reasons ("" for a result) of the outcomes of files that were put together and given to the extractor."""
+COMMANDS_END_S: Final = 5.0
+"""How long the answer to a command (``_on_check`` is the user's) may go on after the run's end."""
 COMMAND_LOOK_S: Final = 0.1
 """How soon a run's end is noticed by the thread that waits for commands, in seconds."""
 _ray_users: Final[set[int]] = set()
@@ -155,7 +157,7 @@ class _Run:
                 return self._launch(settings)
             finally:
                 self._over.set()
-                commands.join()
+                commands.join(COMMANDS_END_S)
                 self._guarded("_on_shutdown")
         finally:
             self._over.set()

@@ -55,11 +55,7 @@ from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.kafka import faults, finished_lately, instance
-from ray_reproducer.kafka.delivery import (
-    AtLeastOnceDelivery,
-    Delivery,
-    TransactionalDelivery,
-)
+from ray_reproducer.kafka.delivery import AtLeastOnceDelivery, Delivery, TransactionalDelivery
 
 TICK_S: Final = 0.05
 """How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
@@ -123,15 +119,13 @@ class CommitterActor:
         if settings.instance:
             instance.sign(settings.clients, settings.group_id, settings.results_topic, settings.instance)
         self._ledger = Ledger(topic_id, starts)
-        done_lately = self._done_lately(starts.values())
+        is_reset = any(not place.metadata for place in committed.values())
+        done_lately = None if is_reset else self._done_lately(starts.values())
         self._machine = Machine(self._ledger, settings.origin, settings.limits, _now(), done_lately)
         return starts
 
     def _refuse_if_replaced(self) -> None:
-        """Leave the group to another instance that has come since this one's first life.
-
-        A run that was suspended as a whole wakes to find its parts dead and its group taken: to begin again would
-        fence the one that did the work meanwhile.
+        """Leave the group to another instance that has come since: a run that was suspended may wake to find that.
 
         Raises:
             FencedError: there is one.
@@ -155,16 +149,15 @@ class CommitterActor:
         if settings.limits.duplicates != "skip" or not any(start.restored for start in starts):
             return None
         topics = (settings.results_topic, settings.dead_letters_topic)
-        health = faults.Health(lambda text: self._note_trouble("committer", text))
+        health = faults.Health(self._on_trouble)
         limits = settings.limits
+        reading = (settings.clients, topics, self._tag, limits.versions_read_back, health, self._wait)
         try:
-            told = finished_lately.version_ids(
-                settings.clients, topics, self._tag, limits.versions_read_back, health, self._wait
-            )
+            told = finished_lately.version_ids(*reading)
         except ForbiddenError as error:
             with self._lock:
                 self._messages.append(f"{error.message}. Files that are finished are done again if they are repeated.")
-            return None
+            return DoneLately(limits.versions_remembered, limits.duplicates, damaged=None)
         return DoneLately(limits.versions_remembered, limits.duplicates, told.finished, told.damaged)
 
     def _wait(self, seconds: float) -> None:
@@ -320,14 +313,19 @@ class CommitterActor:
         common = (settings.clients, settings.group_id, settings.source_topic, tuple(settings.lows))
         if settings.exactly_once:
             identity = settings.transactional_id or f"ray_reproducer.{settings.group_id}"
-            return TransactionalDelivery(*common, identity, lambda text: self._note_trouble("committer", text))
-        return AtLeastOnceDelivery(*common, lambda text: self._note_trouble("committer", text))
+            # A replay (its id is not made of its group's) plans anew after each take-over.
+            is_replay = bool(settings.transactional_id)
+            return TransactionalDelivery(*common, identity, self._on_trouble, takes_over_once=is_replay)
+        return AtLeastOnceDelivery(*common, self._on_trouble)
 
     def _make_transactions(self, clears: Clears | None) -> TransactionThread:
         settings = self._settings
         topics = (settings.results_topic, settings.dead_letters_topic)
         headers = RecordHeaders(self._tag, settings.group_id if settings.registries else "")
         return TransactionThread(self._delivery, *topics, headers, self._inbox.put, clears)
+
+    def _on_trouble(self, text: str) -> None:
+        self._note_trouble("committer", text)
 
     def _note_trouble(self, who: str, text: str) -> None:
         with self._lock:

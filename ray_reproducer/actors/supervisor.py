@@ -189,6 +189,8 @@ class _Supervision:
             if self._settings.topic_recreated == "stop":
                 raise error
             self._began_at = {}
+            # What was written to the new topic until it was noticed is to be read, wherever the old one was begun.
+            self._settings = replace(self._settings, start="earliest")
         finished = done(self._progress) - done(self._earlier)
         fruitful = finished > 0 or time.monotonic() - self._life_began_s >= LONG_LIFE_S
         self._fruitless = 0 if fruitful else self._fruitless + 1

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
+from confluent_kafka import KafkaException
+
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.core.errors import BrokerError, TopicReplacedError
 from ray_reproducer.kafka import admin
@@ -68,7 +70,7 @@ class TopicWatch:
             except TopicReplacedError as error:
                 self._found.put(error)
                 return
-            except BrokerError:
+            except (BrokerError, KafkaException):
                 continue  # the clients that read and write say so, for as long as it lasts
 
     def _look(self) -> None:

@@ -279,6 +279,7 @@ class Machine:
             self._out.append(Announce(tuple(carried)))
         for receipt in self._given_up.take_late():
             self._take_receipt(receipt)
+            self._release({receipt.slice.segment})
 
     def _transaction_aborted(self, too_large: int) -> None:
         versions = self._schedule.end().carried
@@ -291,8 +292,10 @@ class Machine:
         for receipt in self._given_up.take_late():
             if receipt.version.id in self._given_up:
                 self._take_late(receipt)
-            else:
+            elif self._lifecycle.state(receipt.version.id) is State.ASSEMBLING:
                 self._assemble(receipt)
+            else:  # those before it have made the file whole
+                self._counters.duplicates += len(receipt.offsets)
             self._release({receipt.slice.segment})
 
     # ------------------------------------------------------------ what is to be done

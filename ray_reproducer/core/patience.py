@@ -3,7 +3,7 @@
 Rules:
 
 1. The age of a file is that of its newest chunk, by Kafka's timestamp: a restart does not start the clock again. A
-   chunk without a timestamp counts from when it was read.
+   chunk without a timestamp, or with one in the future, counts from when it was read.
 2. A file is given up only when the *topic* has been read that far, not merely the clock has advanced: after a week's
    holiday the missing chunk may be the next message. Each partition is read to the timestamp of its last message, or to
    now if its end was reached; the topic is read to where the slowest partition is.
@@ -74,7 +74,7 @@ class Patience:
             if drained:
                 over = waited_s >= after_s
             else:
-                not_read_s = now.epoch_s - read_to_s if version.newest_ms > 0 else 0.0
+                not_read_s = now.epoch_s - read_to_s if _is_dated(version, now) else 0.0
                 over = quiet_s >= grace_s and waited_s - not_read_s >= after_s
             if over:
                 yield version
@@ -82,6 +82,11 @@ class Patience:
 
 def waited_for(version: OpenVersion, now: Moment) -> float:
     """Return how old the newest chunk of a version is, in seconds (rule 1)."""
-    if version.newest_ms <= 0:
+    if not _is_dated(version, now):
         return now.monotonic_s - version.touched_s
     return now.epoch_s - version.newest_ms / 1000
+
+
+def _is_dated(version: OpenVersion, now: Moment) -> bool:
+    """Whether the newest chunk of a version has a timestamp that can be true: none is from the future."""
+    return 0 < version.newest_ms <= now.epoch_s * 1000

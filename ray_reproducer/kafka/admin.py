@@ -230,7 +230,7 @@ class _Connection:
 
     def _after_failure(self, error: KafkaError) -> None:
         self.admin.poll(0)
-        if not (faults.is_connection(error) or faults.is_coordinator_moving(error) or error.retriable()):
+        if not (faults.is_connection(error) or faults.is_moving(error) or error.retriable()):
             raise KafkaException(error)
         reason = self._last_error or error
         if faults.is_authentication(reason):

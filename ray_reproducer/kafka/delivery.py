@@ -33,6 +33,7 @@ from ray_reproducer.core.errors import (
     ConfigurationError,
     FencedError,
     IllegalEventError,
+    PipelineError,
     RecordTooLargeError,
 )
 from ray_reproducer.kafka import failpoints, faults
@@ -97,6 +98,7 @@ class TransactionalDelivery:
         partitions: its partitions.
         transactional_id: the instance that uses it last fences the others.
         on_trouble: called with a line of text when the broker is in trouble, with "" when it is well again.
+        takes_over_once: end rather than take the id over again.
     """
 
     def __init__(
@@ -107,8 +109,11 @@ class TransactionalDelivery:
         partitions: Sequence[int],
         transactional_id: str,
         on_trouble: Callable[[str], None],
+        *,
+        takes_over_once: bool = False,
     ) -> None:
         self._partitions = set(partitions)
+        self._take_overs_left = 1.0 if takes_over_once else float("inf")
         self._transactional_id = transactional_id
         self._closed = threading.Event()
         self._health = faults.Health(on_trouble)
@@ -272,6 +277,9 @@ class TransactionalDelivery:
 
     def _initialise(self) -> None:
         """Take the transactional id over, aborting what is open; tries until it succeeds."""
+        if not self._take_overs_left:
+            raise PipelineError("the connection to the broker broke in a transaction")
+        self._take_overs_left -= 1
         while error := faults.attempt(self._take_over):
             self._refuse_hopeless(error)
             self._health.report(f"can't begin transactions yet: {faults.text(error)}", vague=faults.is_vague(error))
@@ -320,12 +328,7 @@ class AtLeastOnceDelivery:
 
     For brokers without transactions, such as the embedded one. A second instance is not fenced.
 
-    Args:
-        clients: the user's client settings.
-        group_id: whose positions are committed.
-        source_topic: the topic that the positions are of.
-        partitions: its partitions.
-        on_trouble: called with a line of text when the broker is in trouble, with "" when it is well again.
+    Its arguments are those of ``TransactionalDelivery``.
     """
 
     _DELIVERY_S: Final = 330.0

@@ -53,8 +53,11 @@ _CONNECTION: Final = frozenset(
         KafkaError.NETWORK_EXCEPTION,
     )
 )
-_COORDINATOR: Final = frozenset(
+_MOVING: Final = frozenset(
     (
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError._UNKNOWN_PARTITION,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.NOT_COORDINATOR,
@@ -126,9 +129,9 @@ def is_connection(error: KafkaError) -> bool:
     return error.code() in _CONNECTION
 
 
-def is_coordinator_moving(error: KafkaError) -> bool:
-    """Whether a group's coordinator is being found: always so for the first group that a new cluster ever sees."""
-    return error.code() in _COORDINATOR
+def is_moving(error: KafkaError) -> bool:
+    """Whether a leader or a coordinator is being found: always so for what is new on a cluster."""
+    return error.code() in _MOVING
 
 
 def is_authentication(error: KafkaError) -> bool:

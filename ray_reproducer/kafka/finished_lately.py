@@ -96,7 +96,7 @@ def version_ids(
     try:
         places = [place for topic in topics for place in _tails(consumer, topic, limit, health, wait)]
         consumer.assign(places)
-        found = _read(consumer, len(places), of, wait)
+        found = _read(consumer, {(place.topic, place.partition) for place in places}, of, wait)
         health.well()
         return found
     finally:
@@ -108,7 +108,10 @@ def _tails(
 ) -> list[TopicPartition]:
     while True:
         try:
-            numbers = consumer.list_topics(topic, timeout=_ASK_S).topics[topic].partitions
+            described = consumer.list_topics(topic, timeout=_ASK_S).topics[topic]
+            if described.error is not None:
+                raise KafkaException(described.error)
+            numbers = described.partitions
             share = -(-limit // max(1, len(numbers)))
             tails: list[TopicPartition] = []
             for number in numbers:
@@ -122,7 +125,7 @@ def _tails(
             return tails
 
 
-def _read(consumer: Consumer, unfinished: int, of: bytes, wait: Callable[[float], None]) -> Told:
+def _read(consumer: Consumer, unfinished: set[tuple[str, int]], of: bytes, wait: Callable[[float], None]) -> Told:
     told = Told()
     while unfinished:
         message = consumer.poll(_POLL_S)
@@ -136,7 +139,9 @@ def _read(consumer: Consumer, unfinished: int, of: bytes, wait: Callable[[float]
                     f"not allowed to read {message.topic()}, which tells what is finished: {faults.text(error)}",
                     hint=f"Grant READ on the topic {message.topic()}.",
                 )
-            unfinished -= error.code() == faults.END_OF_PARTITION
+            if error.code() == faults.END_OF_PARTITION:
+                # A partition that grows has more than one end.
+                unfinished.discard((str(message.topic()), int(message.partition() or 0)))
             continue
         for name, value in list(message.headers() or ()):
             if name == HEADER and isinstance(value, bytes) and value.startswith(of):

@@ -194,13 +194,14 @@ class Source:
             return None
         del self._lost[partition]
         low, high = limits
-        position = TopicPartition(self._topic, partition, low)
+        position = TopicPartition(self._topic, partition, max(low, wanted))
         self._consumer.incremental_unassign([position])
         if wanted > high:
             self._partitions.remove(partition)
             return OffsetLost(partition, wanted, None)
         self._consumer.incremental_assign([position])
-        return OffsetLost(partition, wanted, low)
+        # Where it is there after all, there was another reason, such as a change of the partition's leader.
+        return OffsetLost(partition, wanted, low) if wanted < low else None
 
     def _limits(self, partition: int) -> tuple[int, int] | None:
         try:

@@ -30,3 +30,7 @@ def test_rule_4_the_only_chunk_tells_of_its_version_unless_that_came_damaged() -
     assert not done.learn(b"b")
     assert done.learn(b"c"), "it came again, undamaged, and is finished"
     assert (b"a" in done, b"b" in done, b"c" in done) == (True, False, True)
+
+
+def test_rule_4_where_nothing_is_known_a_repeat_is_better_than_a_loss() -> None:
+    assert not DoneLately(5, "skip", [], damaged=None).learn(b"a")

@@ -860,6 +860,22 @@ def test_rule_8_a_chunk_during_the_transaction_waits_for_its_end(committed: bool
     assert not program.machine._assembly._users
 
 
+def test_rule_8_a_whole_file_that_comes_during_the_transaction_and_a_part_of_it_again() -> None:
+    program = Program(IMPATIENT)
+    program.handle(SlotsChanged(1))
+    given_up(program, a_version("a", 3), 1)
+    program.chunks(a_version("a", 3), 1, 2, 3)
+    program.chunks(a_version("a", 3), 1, 2)
+    after = program.handle(TransactionAborted())
+    (start,) = of_kind(StartTask, after)
+    assert of_kind(ReleaseSegments, after) == [ReleaseSegments((3,))]
+    program.answer(start.task)
+    program.tick(1.0)
+    program.handle(TransactionCommitted())
+    assert program.position() == program.next[0]
+    assert not program.machine._assembly._users
+
+
 def test_rule_8_a_drain_gives_up_what_is_overdue_and_leaves_the_rest() -> None:
     program = Program(IMPATIENT)
     program.chunks(a_version("old", 2), 1)

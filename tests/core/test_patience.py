@@ -53,6 +53,13 @@ def test_rule_1_a_chunk_without_a_timestamp_counts_from_when_it_was_read() -> No
     assert overdue(read_to_the_end(), version, 150.0)
 
 
+def test_rule_1_so_does_one_from_the_future() -> None:
+    version = a_version(newest_s=1e9, touched_s=50.0)
+    assert not overdue(read_to_the_end(), version, 149.0)
+    assert overdue(read_to_the_end(), version, 150.0)
+    assert overdue(read_to_the_end(), version, 150.0, drained=True)
+
+
 def test_rule_2_the_topic_must_have_been_read_that_far() -> None:
     patience = Patience(LIMITS, [0, 1], at(0))
     version = a_version(newest_s=-1000.0)
