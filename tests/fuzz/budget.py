@@ -30,8 +30,8 @@ SHARES: Final = {
     "tabular": 0.04,
     "xrd_csv": 0.02,
     "file_info": 0.006,
-    "settings": 0.006,
-    "command_line": 0.003,
+    "settings": 0.003,
+    "command_line": 0.002,
 }
 """Part of all examples that a target gets."""
 DEADLINE: Final = timedelta(seconds=20)
