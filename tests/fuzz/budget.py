@@ -35,8 +35,7 @@ SHARES: Final = {
 }
 """Part of all examples that a target gets."""
 DEADLINE: Final = timedelta(seconds=120)
-"""An example that takes longer hangs. They take milliseconds; the first that loads Hydra, half a minute where others are
-busy, too."""
+"""An example that takes longer hangs. They take milliseconds; the first that loads Hydra, up to half a minute."""
 _SECONDS_AN_EXAMPLE: Final = 0.2
 """For the time limit of a whole test; the slowest targets take half of it."""
 
