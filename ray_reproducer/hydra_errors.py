@@ -24,6 +24,10 @@ from ray_reproducer.error_report import causes, ours
 _NOT_OVERRIDDEN: Final = re.compile(r"Could not override '(?P<key>[^']+)'")
 _FULL_KEY: Final = re.compile(r"full_key: (?P<key>\S+)")
 _ALREADY_THERE: Final = re.compile(r"Multiple values for (?P<group>\S+?)\.")
+_HYDRA: Final = frozenset({"hydra", "omegaconf"})
+_KEY_VALUE: Final = (
+    "Settings are key=value. A value with spaces, commas, brackets, = or $ is quoted twice: 'key=\"a, b\"'."
+)
 _FILE: Final = re.compile(r"^In '(?P<file>[^']+)'")
 
 
@@ -48,7 +52,17 @@ def explain(error: BaseException, schema: type) -> ReproducerError | None:
         return _no_option(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _composition(error, schema)
+    if isinstance(error, (ValueError, TypeError)) and _comes_from_hydra(error):
+        return ConfigurationError(f"The command line can't be read: {first_line(error)}.", hint=_KEY_VALUE)
     return None
+
+
+def _comes_from_hydra(error: BaseException) -> bool:
+    """Whether Hydra itself raised it, as it does for a few things that it did not expect anybody to type (``=5``)."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    return frames is not None and str(frames.tb_frame.f_globals.get("__name__")).partition(".")[0] in _HYDRA
 
 
 def _is_yaml_error(error: BaseException) -> bool:
@@ -60,7 +74,7 @@ def _unreadable(error: OverrideParseException) -> ConfigurationError:
     what = f"{error.override!r} can't be read" if error.override else "The command line can't be read"
     return ConfigurationError(
         f"{what}: {first_line(error)}.",
-        hint="Settings are key=value. A value with spaces, commas, brackets, = or $ is quoted twice: 'key=\"a, b\"'.",
+        hint=_KEY_VALUE,
     )
 
 

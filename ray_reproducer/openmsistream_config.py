@@ -165,7 +165,8 @@ def written_sections(path: Path) -> dict[str, dict[str, str]]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigurationError(f"The configuration file {path} can't be read: {reason}.") from error
     except configparser.Error as error:
-        raise ConfigurationError(f"{path} is no configuration file: {' '.join(str(error).split())}.") from error
+        # Not from the error: what it says repeats the lines, and a password may stand in one.
+        raise ConfigurationError(f"{path} is no configuration file: {_in_words(error)}.") from None
     wanted = [name for name in parser.sections() if name in _SECTIONS]
     return {name: {key: _written(parser, name, key) for key in parser.options(name)} for name in wanted}
 
@@ -175,6 +176,19 @@ def _written(parser: configparser.ConfigParser, section: str, key: str) -> str:
         return parser.get(section, key)
     except configparser.InterpolationError:  # a percent sign that stands for itself, in a password for instance
         return parser.get(section, key, raw=True)
+
+
+def _in_words(error: configparser.Error) -> str:
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"line {error.lineno} stands before any [section]"
+    if isinstance(error, configparser.ParsingError):
+        numbers = ", ".join(str(number) for number, _ in error.errors)
+        return f"no key = value in line {numbers}"
+    if isinstance(error, configparser.DuplicateSectionError):
+        return f"[{error.section}] comes for the second time in line {error.lineno}"
+    if isinstance(error, configparser.DuplicateOptionError):
+        return f"{error.option} comes for the second time in [{error.section}], in line {error.lineno}"
+    return type(error).__name__
 
 
 def _value(path: Path, section: str, key: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,27 @@ def test_what_a_configuration_file_can_not_have(config: Path) -> None:
         read(config, CONFIG.replace("earliest", "yesterday"))
     with pytest.raises(ConfigurationError, match="can't be read"):
         read_config(config.parent)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sasl.password = hush\n[broker]\n", "line 1 stands before any [section]"),
+        ("[broker]\na = 1\nsasl.password hush\nhush\n", "no key = value in line 3, 4"),
+        ("[broker]\n[broker]\nsasl.password = hush\n", "[broker] comes for the second time in line 2"),
+        (
+            "[broker]\nsasl.password = hush\nsasl.password = hush\n",
+            "sasl.password comes for the second time in [broker], in line 3",
+        ),
+    ],
+)
+def test_what_is_no_configuration_file_is_told_by_its_lines_not_by_what_they_hold(
+    config: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)) as caught:
+        read(config, text)
+    assert "hush" not in str(caught.value)
+    assert caught.value.__suppress_context__, "nor by a traceback"
 
 
 def test_what_is_not_used_is_said(config: Path) -> None:

@@ -52,7 +52,7 @@ def test_rule_1_there_is_one_at_a_time(schedule: CommitSchedule) -> None:
 
 
 def test_rule_1_none_ends_that_was_not_open(schedule: CommitSchedule) -> None:
-    with pytest.raises(IllegalEventError, match="a transaction ended that nobody asked for"):
+    with pytest.raises(IllegalEventError, match=r"^a transaction ended that nobody asked for$"):
         schedule.end()
 
 

@@ -333,7 +333,7 @@ def test_rule_6_what_stays_the_same_is_committed_again_only_on_refresh() -> None
 @pytest.mark.parametrize(("start", "stop"), [(1, 3), (0, -1)])
 def test_illegal_deliveries_raise_and_change_nothing(start: int, stop: int) -> None:
     ledger = fresh()
-    with pytest.raises(IllegalEventError):
+    with pytest.raises(IllegalEventError, match=f"offsets {start} to {stop} were delivered; expected from 0"):
         ledger.deliver(0, start, stop)
     assert ledger.position(0) == 0
     ledger.deliver(0, 0, 3)
