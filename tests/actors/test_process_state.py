@@ -150,7 +150,7 @@ def test_rule_1_an_alarm_that_rings_while_it_is_put_back_is_the_last(tmp_path: P
 
 
 @pytest.mark.parametrize("how", ["sys.stdout = open('mine', 'w')", "sys.stdout = None", "sys.stdout.close()",
-                                 "os.close(1)", "os.close(1); kept = open('mine', 'w'); print('theirs')",
+                                 "os.close(1)", "os.close(1); kept = open('mine', 'w'); print('theirs', flush=True)",
                                  "os.dup2(os.open('mine', os.O_WRONLY | os.O_CREAT), 1)"])  # fmt: skip
 def test_rule_1_the_standard_streams(how: str, tmp_path: Path) -> None:
     check(f"{how}\nprocess.restore()\nsys.stdout.flush()\nos.write(1, b'')", tmp_path)
