@@ -14,7 +14,7 @@ from ray_reproducer.kafka.delivery import TransactionalDelivery
 from tests.faults.broker import PrivateBroker
 from tests.faults.delivering import Delivering, expected
 from tests.faults.frames import Api
-from tests.faults.proxy import BOTH, Action, Conditions, Way
+from tests.faults.proxy import BOTH, Action, Conditions, Interception, Way
 from tests.kafka.reading import ignore, values
 from tests.waiting import wait_until
 
@@ -115,6 +115,11 @@ def test_a_reply_that_is_lost_while_a_new_instance_takes_over(
             assert stream.finish() == values(truth, topics[1])
 
 
+def proxy_has_delivered(interception: Interception) -> bool:
+    """Asked anew: it changes behind the type checker's back."""
+    return bool(interception.delivered)
+
+
 def test_a_late_copy_of_a_commit_does_not_commit_the_next_transaction(
     private_broker: PrivateBroker, stream: Delivering, topics: tuple[str, str], truth: ClientConfigs
 ) -> None:
@@ -130,7 +135,8 @@ def test_a_late_copy_of_a_commit_does_not_commit_the_next_transaction(
             assert not held.delivered, "no transaction was open when the late copy came"
             due, seen = expected(stream.committed), values(truth, topics[1])
             # Reading takes a moment: what was seen says something only if the held commit is held still.
-            assert held.delivered or seen == due
+            still_held = not proxy_has_delivered(held)
+            assert seen == due or not still_held
             wait_until(lambda: held.delivered, HITS_S, "the next transaction's commit to arrive")
     stream.goes_on()
     assert stream.finish() == values(truth, topics[1])
