@@ -16,11 +16,13 @@ from typing import Any, Final
 
 import ray
 
+from ray_reproducer.actors import collector
 from ray_reproducer.actors.committed_place import partition_start
 from ray_reproducer.actors.committer_settings import CommitterSettings, News, ReplayOrders
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
 from ray_reproducer.actors.kept_outcomes import KeptOutcomes
+from ray_reproducer.actors.make_delivery import make_delivery
 from ray_reproducer.actors.task_end import crash_cause, fatal
 from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
 from ray_reproducer.actors.worker_log import Said
@@ -55,7 +57,6 @@ from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.kafka import faults, finished_lately, instance
-from ray_reproducer.kafka.delivery import AtLeastOnceDelivery, Delivery, TransactionalDelivery
 
 TICK_S: Final = 0.05
 """How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
@@ -91,8 +92,9 @@ class CommitterActor:
         self._progress = Progress()
         self._closed = threading.Event()
         self._tag = finished_lately.tag(settings.group_id, settings.origin.topic_id)
-        self._delivery = self._make_delivery()
+        self._delivery = make_delivery(settings, self._on_trouble)
         self._transactions = self._make_transactions(None)
+        collector.relax()
 
     # ------------------------------------------------------------ called once, in this order
 
@@ -297,9 +299,8 @@ class CommitterActor:
         error = future.exception()
         if error is None:
             answer: TaskAnswer = future.result()
-            if answer.said:
-                with self._lock:
-                    self._said.extend(answer.said)
+            with self._lock:
+                self._said.extend(answer.said)
             self._inbox.put(TaskFinished(task, answer.answers, answer.seconds))
             return
         cause = crash_cause(error)
@@ -307,16 +308,6 @@ class CommitterActor:
             self._inbox.put(TaskCrashed(task, cause, str(error).strip().split("\n")[0]))
         else:
             self._inbox.put(fatal(error))
-
-    def _make_delivery(self) -> Delivery:
-        settings = self._settings
-        common = (settings.clients, settings.group_id, settings.source_topic, tuple(settings.lows))
-        if settings.exactly_once:
-            identity = settings.transactional_id or f"ray_reproducer.{settings.group_id}"
-            # A replay (its id is not made of its group's) plans anew after each take-over.
-            is_replay = bool(settings.transactional_id)
-            return TransactionalDelivery(*common, identity, self._on_trouble, takes_over_once=is_replay)
-        return AtLeastOnceDelivery(*common, self._on_trouble)
 
     def _make_transactions(self, clears: Clears | None) -> TransactionThread:
         settings = self._settings

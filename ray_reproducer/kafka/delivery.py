@@ -15,6 +15,7 @@ Rules:
 6. While the broker is away we keep trying, and say so through ``on_trouble``.
 7. Who has been suspended for long may be replaced without knowing. So before the transactional id is taken over *again*
    the committed positions are looked at: if somebody else has committed, taking over would fence the successor.
+8. A transaction that the broker has ended, but left open on some partitions, is ended before the next (``leftovers``).
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from ray_reproducer.core.errors import (
     PipelineError,
     RecordTooLargeError,
 )
-from ray_reproducer.kafka import failpoints, faults
+from ray_reproducer.kafka import failpoints, faults, leftovers
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.group_offsets import CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
 
-__all__ = ["AtLeastOnceDelivery", "CommittedOffset", "Delivery", "Record", "TransactionalDelivery"]
+__all__ = ["PAUSE_S", "CommittedOffset", "Delivery", "Record", "TransactionalDelivery"]
 
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
 """The library's default of transaction.timeout.ms: after it the broker aborts an open transaction by itself."""
@@ -49,7 +50,7 @@ _OUR_SHARE: Final = 0.75
 """We give a transaction up before the broker does: what the broker aborts looks as if we were fenced."""
 _CALL_S: Final = 2.0
 """One try of a call that is then repeated: between tries errors of the connection are heard."""
-_PAUSE_S: Final = (0.05, 0.2, 1.0, 5.0)
+PAUSE_S: Final = (0.05, 0.2, 1.0, 5.0)
 """Pauses after the first, second, ... failure in a row."""
 
 
@@ -98,6 +99,7 @@ class TransactionalDelivery:
         partitions: its partitions.
         transactional_id: the instance that uses it last fences the others.
         on_trouble: called with a line of text when the broker is in trouble, with "" when it is well again.
+        topics: that records go to.
         takes_over_once: end rather than take the id over again.
     """
 
@@ -110,8 +112,11 @@ class TransactionalDelivery:
         transactional_id: str,
         on_trouble: Callable[[str], None],
         *,
+        topics: Sequence[str] = (),
         takes_over_once: bool = False,
     ) -> None:
+        self._clients = clients
+        self._topics = topics
         self._partitions = set(partitions)
         self._take_overs_left = 1.0 if takes_over_once else float("inf")
         self._transactional_id = transactional_id
@@ -129,7 +134,7 @@ class TransactionalDelivery:
     def start(self) -> dict[int, CommittedOffset]:
         """See ``Delivery.start``."""
         self._initialise()
-        self._known = self._group.read(sorted(self._partitions))
+        self._known = self._read()
         self._health.well()
         return dict(self._known)
 
@@ -168,16 +173,18 @@ class TransactionalDelivery:
 
     def _commit(self, offsets: Mapping[int, CommittedOffset], deadline_s: float) -> None:
         producer = self._outbox.producer
-        positions = self._group.positions(offsets)
-        membership = self._group.membership()
         producer.poll(0)
         begun_s = time.monotonic()
-        send = partial(producer.send_offsets_to_transaction, positions, membership, _CALL_S)
-        self._repeat(failpoints.around("offsets", lambda: self._no_longer_than(send, deadline_s)), deadline_s)
+        self._send_positions(offsets, deadline_s)
         self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)
         if self._health.disturbed_at_s >= begun_s:
             self._outbox.drop()
+
+    def _send_positions(self, offsets: Mapping[int, CommittedOffset], deadline_s: float) -> None:
+        positions, membership = self._group.positions(offsets), self._group.membership()
+        send = partial(self._outbox.producer.send_offsets_to_transaction, positions, membership, _CALL_S)
+        self._repeat(failpoints.around("offsets", lambda: self._no_longer_than(send, deadline_s)), deadline_s)
 
     def _repeat(self, call: Callable[[], None], deadline_s: float) -> None:
         """Make a call, the same again while it says that it is retriable and there is time."""
@@ -218,12 +225,15 @@ class TransactionalDelivery:
         self._group.refuse_metadata(error)
         if again_at_once:
             self._outbox.drop()
-        if not self._outbox.is_open:
+        takes_over = not self._outbox.is_open
+        if takes_over:
             self._refuse_if_replaced({**self._known, **sent})
             self._initialise()
         committed = self._decide(sent)
+        if takes_over and not committed:
+            self._end_leftovers()
         if not committed and not again_at_once:
-            self._wait(_PAUSE_S[min(self._failures, len(_PAUSE_S) - 1)])
+            self._wait(PAUSE_S[min(self._failures, len(PAUSE_S) - 1)])
             self._failures += 1
         return committed
 
@@ -236,7 +246,7 @@ class TransactionalDelivery:
 
     def _decide(self, sent: Mapping[int, CommittedOffset]) -> bool:
         """Compare what is committed with what was sent and what was there before (rule 4)."""
-        found = self._group.read(sorted(self._partitions))
+        found = self._read()
         if found == self._known:
             # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
             return all(found.get(partition) == position for partition, position in sent.items())
@@ -249,7 +259,7 @@ class TransactionalDelivery:
         """Begin with a new producer after the last one was given up between transactions."""
         self._refuse_if_replaced()
         self._initialise()
-        if self._group.read(sorted(self._partitions)) != self._known:
+        if self._read() != self._known:
             raise self._fenced("the committed positions are not ours")
 
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
@@ -257,6 +267,38 @@ class TransactionalDelivery:
         found = self._group.peek(sorted(self._partitions))
         if found not in (self._known, sent):
             raise self._fenced("the committed positions are not ours")
+
+    def _read(self) -> dict[int, CommittedOffset]:
+        """Read the committed positions; what the broker has left open of ours is ended first (rule 8)."""
+        partitions = sorted(self._partitions)
+        while not self._group.is_stable(partitions):
+            self._end_leftovers(positions=partitions)
+        return self._group.read(partitions)
+
+    def _end_leftovers(self, positions: Sequence[int] = ()) -> None:
+        """Abort a transaction that touches what is open, and the positions of some partitions."""
+        records = leftovers.touching_records(self._clients, self._topics, self._health)
+        if not records and not positions:
+            return
+        self._health.report("the broker has left a transaction of ours open: it is ended now")
+        deadline_s = time.monotonic() + self._timeout_s
+        error: KafkaError | None = None
+        try:
+            self._outbox.producer.begin_transaction()
+            self._outbox.send(records, deadline_s)
+            if positions:
+                self._send_positions(dict.fromkeys(positions, CommittedOffset(0, "")), deadline_s)
+        except DeliveryFailedError as failed:
+            error = failed.error
+        except KafkaException as exception:
+            error = faults.of(exception)
+        self._abort(deadline_s)
+        if error is not None:
+            self._refuse_hopeless(error)
+            self._outbox.drop()
+            self._wait(PAUSE_S[2])
+        if not self._outbox.is_open:
+            self._initialise()
 
     def _abort(self, deadline_s: float) -> None:
         """Abort the open transaction; if that fails or is too late, the next producer's initialisation does it.
@@ -284,7 +326,7 @@ class TransactionalDelivery:
             self._refuse_hopeless(error)
             self._health.report(f"can't begin transactions yet: {faults.text(error)}", vague=faults.is_vague(error))
             self._outbox.drop()
-            self._wait(_PAUSE_S[2])
+            self._wait(PAUSE_S[2])
 
     def _take_over(self) -> None:
         # Once closed, a successor may have taken the id over: taking it back would fence that one.
@@ -317,81 +359,6 @@ class TransactionalDelivery:
             hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost: the other goes on. "
             "If there is none, this one was suspended in the middle of a transaction: start it again.",
         )
-
-    def _wait(self, seconds: float) -> None:
-        if self._closed.wait(seconds):
-            raise BrokerError("the connection was closed while the broker was still awaited")
-
-
-class AtLeastOnceDelivery:
-    """Records first, then positions: after a crash in between, records may be written a second time.
-
-    For brokers without transactions, such as the embedded one. A second instance is not fenced.
-
-    Its arguments are those of ``TransactionalDelivery``.
-    """
-
-    _DELIVERY_S: Final = 330.0
-    """Longer than the library's own message.timeout.ms (300 s), which decides."""
-
-    def __init__(
-        self,
-        clients: ClientConfigs,
-        group_id: str,
-        source_topic: str,
-        partitions: Sequence[int],
-        on_trouble: Callable[[str], None],
-    ) -> None:
-        self._partitions = tuple(partitions)
-        self._closed = threading.Event()
-        self._health = faults.Health(on_trouble)
-        self._outbox = Outbox(clients, {}, self._health)
-        self._group = GroupOffsets(clients, group_id, source_topic, self._health, self._wait)
-
-    def start(self) -> dict[int, CommittedOffset]:
-        """See ``Delivery.start``."""
-        known = self._group.read(self._partitions)
-        self._health.well()
-        return known
-
-    def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
-        """See ``Delivery.deliver``. False: some of the records may be visible, and will be there twice."""
-        try:
-            failpoints.around("produce", lambda: self._send(records))()
-        except DeliveryFailedError as failed:
-            return self._failed(failed.error)
-        except KafkaException as exception:
-            return self._failed(faults.of(exception))
-        if offsets:
-            self._group.commit(offsets)
-        self._health.well()
-        return True
-
-    def close(self) -> None:
-        """See ``Delivery.close``."""
-        self._closed.set()
-        self._outbox.drop()
-        self._group.close()
-
-    def _send(self, records: Sequence[Record]) -> None:
-        # What a tombstone clears must be there in another form before it is cleared.
-        for tombstones in (False, True):
-            part = [record for record in records if (record.value is None) is tombstones]
-            if part:
-                self._outbox.send(part, time.monotonic() + self._DELIVERY_S)
-
-    def _failed(self, error: KafkaError) -> bool:
-        if faults.is_forbidden(error):
-            raise BrokerError(
-                f"not allowed to write results: {faults.text(error)}",
-                hint="Grant WRITE on the topics of results and dead letters.",
-            )
-        again_at_once = self._outbox.is_outdated
-        self._outbox.drop()
-        if not again_at_once:
-            self._health.report(f"records were not delivered: {faults.text(error)}")
-            self._wait(_PAUSE_S[2])
-        return False
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):

@@ -18,9 +18,13 @@ from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consum
 
 _READ_TIMEOUT_S: Final = 5.0
 """One try to read the positions; tries go on until one succeeds. While a transaction is open the read waits."""
+_STABLE_S: Final = 2.0
+"""After so long without an answer something is in the way: the broker, or an open transaction."""
 _DEAD_AFTER_MS: Final = 10_000
 """A connection that has not answered for so long is given up, in milliseconds. The library's own limit, a minute, is
 for large answers; these are small."""
+_OPEN_TRANSACTION: Final = frozenset((KafkaError.UNSTABLE_OFFSET_COMMIT, faults.TIMED_OUT))
+"""What the library says when an open transaction is in the way of reading: usually, that time is over."""
 _MEMBERS: Final = frozenset(
     (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
 )
@@ -84,6 +88,27 @@ class GroupOffsets:
         """
         return self._read(self._consumer, partitions)
 
+    def is_stable(self, partitions: Sequence[int]) -> bool:
+        """Look whether the positions can be read without waiting for an open transaction.
+
+        It waits while the broker is away.
+
+        Raises:
+            BrokerError: the broker denies us the right.
+        """
+        wanted = [TopicPartition(self.topic, partition) for partition in partitions]
+        while True:
+            _, error = self._try(self._consumer, wanted, _STABLE_S)
+            if error is None:
+                return True
+            self._refuse_hopeless(error, "read")
+            self.peek(partitions)  # so the broker answers now
+            if error.code() in _OPEN_TRANSACTION:
+                _, error = self._try(self._consumer, wanted, _STABLE_S)
+                if error is None or error.code() in _OPEN_TRANSACTION:
+                    return error is None
+            self._wait(0.2)
+
     def peek(self, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
         """Do the same, but wait for no open transaction: what it would commit is left out."""
         ours: dict[str, Value] = {"group.id": self.group_id, "isolation.level": "read_uncommitted"}
@@ -96,21 +121,26 @@ class GroupOffsets:
     def _read(self, consumer: Consumer, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
         while True:
-            try:
-                found = failpoints.around("read", lambda: consumer.committed(wanted, _READ_TIMEOUT_S))()
-                failed = [position.error for position in found if position.error]
-                if not failed:
-                    return {
-                        position.partition: CommittedOffset(position.offset, position.metadata or "")
-                        for position in found
-                        if position.offset >= 0
-                    }
-                error = failed[0]
-            except KafkaException as exception:
-                error = faults.of(exception)
+            found, error = self._try(consumer, wanted, _READ_TIMEOUT_S)
+            if error is None:
+                return {
+                    position.partition: CommittedOffset(position.offset, position.metadata or "")
+                    for position in found
+                    if position.offset >= 0
+                }
             self._refuse_hopeless(error, "read")
             self._report("read", error)
             self._wait(0.2)
+
+    @staticmethod
+    def _try(
+        consumer: Consumer, wanted: list[TopicPartition], timeout_s: float
+    ) -> tuple[Sequence[TopicPartition], KafkaError | None]:
+        try:
+            found = failpoints.around("read", lambda: consumer.committed(wanted, timeout_s))()
+        except KafkaException as exception:
+            return (), faults.of(exception)
+        return found, next((position.error for position in found if position.error), None)
 
     def commit(self, offsets: Mapping[int, CommittedOffset]) -> None:
         """Commit positions without a transaction. Tries until it succeeds.

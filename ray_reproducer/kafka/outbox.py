@@ -30,14 +30,19 @@ _POLL_S: Final = 0.1
 """How long to wait for room in the library's queue before looking at the clock."""
 
 
+_ANY: Final = -1
+"""The library's word for "as the key says"."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is to be written: a record of a topic; its partition follows from the key. Without value: a tombstone."""
+    """What is to be written: a record of a topic. Without value: a tombstone. Without partition: as the key says."""
 
     topic: str
     key: str
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None
 
 
 class DeliveryFailedError(Exception):
@@ -120,7 +125,9 @@ class Outbox:
         for index, record in enumerate(records):
             while True:
                 try:
-                    producer.produce(record.topic, record.value, record.key, headers=list(record.headers) or None)
+                    partition = _ANY if record.partition is None else record.partition
+                    headers: list[tuple[str, str | bytes | None]] | None = list(record.headers) or None
+                    producer.produce(record.topic, record.value, record.key, partition, headers=headers)
                     break
                 except BufferError:
                     producer.poll(_POLL_S)

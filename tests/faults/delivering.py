@@ -35,7 +35,7 @@ class Delivering:
         self.attempts = 0
         self._results = results
         self._delivery = TransactionalDelivery(
-            clients, group_id, source, (0,), f"ray_reproducer.{group_id}", self.heard.append
+            clients, group_id, source, (0,), f"ray_reproducer.{group_id}", self.heard.append, topics=(results,)
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="delivering", daemon=True)

@@ -167,7 +167,7 @@ class Judge:
     def _letter(self, record: Seen) -> None:
         path, reason, places = record.value["path"], record.value["reason"], places_in(record.value)
         if path is None and places <= self._rubbish_done:
-            self._again(f"{record.topic}: {record.key}")
+            self._again(str(record))
             return
         candidates = self._candidates(path, record)
         if candidates is None:
@@ -189,7 +189,7 @@ class Judge:
             return [due for batch in self._open.values() for due in batch.by_path.get("", [])]
         number = int(path.partition("/")[0])
         if number in self._closed:
-            self._again(f"{record.topic}: {record.key}")
+            self._again(str(record))
             return None
         batch = self._open.get(number)
         return batch.by_path.get(path, []) if batch else []
@@ -197,7 +197,7 @@ class Judge:
     def _outcome(self, due: _Due, record: Seen, kind: str) -> None:
         due.times += 1
         if due.times > 1:
-            self._again(f"{record.topic}: {record.key}")
+            self._again(str(record))
             return
         due.produced_s = record.produced_s
         setattr(self.tally, kind, getattr(self.tally, kind) + 1)

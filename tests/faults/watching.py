@@ -30,12 +30,20 @@ class Seen:
         key: its key.
         value: its value, from JSON.
         produced_s: when it was given to the producer, in seconds since the epoch, to the millisecond.
+        partition: of the topic.
+        offset: on the partition.
     """
 
     topic: str
     key: str
     value: Any
     produced_s: float
+    partition: int = 0
+    offset: int = 0
+
+    def __str__(self) -> str:
+        """Say where it is, to look it up in the broker's logs."""
+        return f"{self.topic} [{self.partition}] offset {self.offset}: {self.key}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,8 @@ class RecordWatcher(_Watcher):
             return
         topic, (_, produced_ms) = message.topic() or "", message.timestamp()
         key, value = (message.key() or b"").decode(), json.loads(message.value() or b"null")
-        self._seen.append(Seen(topic, key, value, produced_ms / 1000))
+        place = message.partition() or 0, message.offset() or 0
+        self._seen.append(Seen(topic, key, value, produced_ms / 1000, *place))
 
 
 class PositionWatcher(_Watcher):

@@ -21,8 +21,9 @@ from ray_reproducer.core.errors import (
     RecordTooLargeError,
 )
 from ray_reproducer.kafka import faults
+from ray_reproducer.kafka.at_least_once import AtLeastOnceDelivery
 from ray_reproducer.kafka.client_config import ClientConfigs
-from ray_reproducer.kafka.delivery import AtLeastOnceDelivery, CommittedOffset, Record, TransactionalDelivery
+from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
 from ray_reproducer.kafka.group_offsets import GroupOffsets
 from ray_reproducer.kafka.outbox import Outbox
 from tests.kafka.reading import WAIT_S, ignore, read_all, values

@@ -35,9 +35,15 @@ def name() -> str:
 
 
 @pytest.fixture
-def clients(private_broker: PrivateBroker) -> ClientConfigs:
+def dead_after_ms() -> int:
+    """After how long without an answer the program gives a connection up."""
+    return DEAD_AFTER_MS
+
+
+@pytest.fixture
+def clients(private_broker: PrivateBroker, dead_after_ms: int) -> ClientConfigs:
     """Settings of the program under test: through the proxy."""
-    common = {"bootstrap.servers": private_broker.servers, "socket.timeout.ms": DEAD_AFTER_MS}
+    common = {"bootstrap.servers": private_broker.servers, "socket.timeout.ms": dead_after_ms}
     return ClientConfigs.from_settings(common, producer=SETTINGS)
 
 
@@ -120,6 +126,8 @@ def proxy_has_delivered(interception: Interception) -> bool:
     return bool(interception.delivered)
 
 
+# Longer than a commit is held: otherwise the same commit would go by through another connection.
+@pytest.mark.parametrize("dead_after_ms", [20_000])
 def test_a_late_copy_of_a_commit_does_not_commit_the_next_transaction(
     private_broker: PrivateBroker, stream: Delivering, topics: tuple[str, str], truth: ClientConfigs
 ) -> None:

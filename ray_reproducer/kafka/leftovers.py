@@ -1,0 +1,58 @@
+"""What a broker has left open of transactions of ours that are over, and how it is ended.
+
+A broker of Kafka 4 that has to end a transaction writes no marker to a partition without a leader: it takes the
+partition for deleted (``KRaftMetadataCache.getPartitionLeaderEndpoint``, as of 4.3.1, tells no difference). All
+partitions of a broker that starts again after a crash are without one for a moment, and that is when it ends what its
+clients had open. The transaction counts as ended then, but stays open on the partition: readers of committed records
+get no further, positions can't be read, and the marker of the *next* transaction of the same producer ends both. So
+with it, what was aborted would become visible.
+
+Rules:
+
+1. It is looked for after the transactional id was taken over. Then, as the broker counts, nothing of ours is open.
+2. The signs are positions that can be read only if open transactions are overlooked, and a partition that goes on
+   behind what readers of committed records see. Another program's open transaction has the second sign, too; to it
+   nothing is done by this.
+3. A transaction of one empty record for each such partition, and of the positions, is aborted: its markers end all that
+   is open there of our producer. Nobody sees the records but readers of uncommitted ones.
+4. It is ended only if its positions are not committed. Otherwise the transaction was, and the marker of the next one
+   makes visible what is still open of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaException
+
+from ray_reproducer.core.errors import BrokerError
+from ray_reproducer.kafka import admin, faults
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.outbox import Record
+
+
+def touching_records(clients: ClientConfigs, topics: Sequence[str], health: faults.Health) -> list[Record]:
+    """Make a record for each partition that has the sign of an open transaction (rule 3).
+
+    Args:
+        clients: the user's client settings.
+        topics: that our transactions write to.
+        health: is told if a topic can't be looked at; then there is none for it.
+    """
+    return [Record(topic, "", b"", partition=p) for topic in topics for p in _open_partitions(clients, topic, health)]
+
+
+def _open_partitions(clients: ClientConfigs, topic: str, health: faults.Health) -> list[int]:
+    try:
+        found = admin.find_topic(clients, topic)
+        partitions = () if found is None else found.partitions
+        visible = admin.watermarks(clients, topic, partitions)
+        ends = admin.watermarks(clients, topic, partitions, committed=False)
+    except BrokerError as error:
+        health.report(f"can't see whether a transaction is open on {topic}: {error.message}")
+        return []
+    except KafkaException as exception:
+        health.report(f"can't see whether a transaction is open on {topic}: {faults.text(faults.of(exception))}")
+        return []
+    # Looked at in this order, a topic that grows meanwhile has the sign, too: to be touched harms nothing.
+    return [partition for partition in partitions if visible[partition][1] < ends[partition][1]]
