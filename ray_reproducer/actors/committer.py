@@ -148,7 +148,9 @@ class CommitterActor:
         done, whether it was done before or not.
         """
         settings = self._settings
-        if settings.limits.duplicates != "skip" or not any(start.restored for start in starts):
+        # A life that is not the first may find nothing committed and yet have written something (delivery, rule 8).
+        knows_nothing = not (settings.is_later_life or any(start.restored for start in starts))
+        if settings.limits.duplicates != "skip" or knows_nothing:
             return None
         topics = (settings.results_topic, settings.dead_letters_topic)
         health = faults.Health(self._on_trouble)

@@ -4,7 +4,8 @@ Rules:
 
 1. ``start`` initialises transactions first (which aborts what a predecessor left open) and reads the committed
    positions after that; the other way round an open transaction's positions are missed.
-2. In a transaction: all records, then every delivery report, then the positions, then the commit.
+2. In a transaction: the positions, then all records, then every delivery report, then the commit. With the positions
+   first, no transaction has records alone: where one was left open, the positions show it (rule 8).
 3. An error is tested in this order: forbidden or unsupported (can't heal); fatal or fenced (another instance has taken
    over: stop); requires abort (abort, nothing was committed); retriable (the *same* call again); anything else
    (the producer is dropped and a new one made).
@@ -16,6 +17,7 @@ Rules:
 7. Who has been suspended for long may be replaced without knowing. So before the transactional id is taken over *again*
    the committed positions are looked at: if somebody else has committed, taking over would fence the successor.
 8. A transaction that the broker has ended, but left open on some partitions, is ended before the next (``leftovers``).
+   If that takes back one that the broker had said was committed, all begins anew with what is there.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from ray_reproducer.core.errors import (
     IllegalEventError,
     PipelineError,
     RecordTooLargeError,
+    ReproducerError,
 )
 from ray_reproducer.kafka import failpoints, faults, leftovers
 from ray_reproducer.kafka.client_config import ClientConfigs
@@ -129,6 +132,7 @@ class TransactionalDelivery:
         config = clients.for_producer()
         self._timeout_s = _OUR_SHARE * int(config.get("transaction.timeout.ms", _TRANSACTION_TIMEOUT_MS)) / 1000
         self._known: dict[int, CommittedOffset] = {}
+        self._before: dict[int, CommittedOffset] | None = None  # the last transaction
         self._failures = 0
 
     def start(self) -> dict[int, CommittedOffset]:
@@ -150,20 +154,26 @@ class TransactionalDelivery:
             with self._health.old_news():
                 self._outbox.producer.poll(0)  # may raise what has ended the producer meanwhile
             failpoints.around("begin", self._outbox.producer.begin_transaction)()
+            self._send_positions(offsets, deadline_s)
             failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
-            self._commit(offsets, deadline_s)
+            self._commit(deadline_s)
         except RecordTooLargeError:
             self._abort(deadline_s)
             raise
         except DeliveryFailedError as failed:
-            return self._recover(self._reason(failed.error), offsets, abort_until_s=deadline_s)
+            committed = self._recover(self._reason(failed.error), offsets, abort_until_s=deadline_s)
         except KafkaException as exception:
             error = faults.of(exception)
-            return self._recover(error, offsets, abort_until_s=deadline_s if error.txn_requires_abort() else 0.0)
-        self._known.update(offsets)
-        self._failures = 0
-        self._health.well()
-        return True
+            abort_until_s = deadline_s if error.txn_requires_abort() else 0.0
+            committed = self._recover(error, offsets, abort_until_s=abort_until_s)
+        else:
+            committed = True
+            self._failures = 0
+            self._health.well()
+        if committed:
+            self._before = self._known
+            self._known = {**self._known, **offsets}
+        return committed
 
     def close(self) -> None:
         """See ``Delivery.close``."""
@@ -171,11 +181,10 @@ class TransactionalDelivery:
         self._outbox.drop()
         self._group.close()
 
-    def _commit(self, offsets: Mapping[int, CommittedOffset], deadline_s: float) -> None:
+    def _commit(self, deadline_s: float) -> None:
         producer = self._outbox.producer
         producer.poll(0)
         begun_s = time.monotonic()
-        self._send_positions(offsets, deadline_s)
         self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)
         if self._health.disturbed_at_s >= begun_s:
@@ -251,21 +260,28 @@ class TransactionalDelivery:
             # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
             return all(found.get(partition) == position for partition, position in sent.items())
         if found == {**self._known, **sent}:
-            self._known = found
             return True
-        raise self._fenced("the committed positions are not ours")
+        raise self._not_ours(found)
+
+    def _not_ours(self, found: dict[int, CommittedOffset]) -> ReproducerError:
+        """Say why other positions are committed than those known or sent: some were lost, or another is at work."""
+        if found == self._before:
+            # Some of its records may be visible all the same: the ids beside them tell a new life which.
+            return PipelineError("the broker has lost a transaction that it had said was committed")
+        return self._fenced("the committed positions are not ours")
 
     def _resume(self) -> None:
         """Begin with a new producer after the last one was given up between transactions."""
         self._refuse_if_replaced()
         self._initialise()
-        if self._read() != self._known:
-            raise self._fenced("the committed positions are not ours")
+        found = self._read()
+        if found != self._known:
+            raise self._not_ours(found)
 
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
-        """Stop if positions are committed that are neither those known nor those that were sent (rule 7)."""
+        """Stop if positions are committed that are none of those known, sent, or known before them (rules 7 and 8)."""
         found = self._group.peek(sorted(self._partitions))
-        if found not in (self._known, sent):
+        if found not in (self._known, sent, self._before):
             raise self._fenced("the committed positions are not ours")
 
     def _read(self) -> dict[int, CommittedOffset]:
@@ -285,9 +301,9 @@ class TransactionalDelivery:
         error: KafkaError | None = None
         try:
             self._outbox.producer.begin_transaction()
-            self._outbox.send(records, deadline_s)
             if positions:
                 self._send_positions(dict.fromkeys(positions, CommittedOffset(0, "")), deadline_s)
+            self._outbox.send(records, deadline_s)
         except DeliveryFailedError as failed:
             error = failed.error
         except KafkaException as exception:

@@ -23,7 +23,14 @@ TRANSACTION_TIMEOUT_S: Final = 5.0
 QUOTA_BYTES_PER_S: Final = 20_000.0
 OVERRIDES: Final = (f"producer.transaction.timeout.ms={TRANSACTION_TIMEOUT_S * 1000:.0f}",)
 """What such a rig adds to the program's command line."""
-_STEPS: Final = (Api.PRODUCE, Api.ADD_OFFSETS_TO_TXN, Api.TXN_OFFSET_COMMIT, Api.END_TXN)
+_STEPS: Final = (
+    (Api.PRODUCE, Way.TO_BROKER),
+    (Api.ADD_OFFSETS_TO_TXN, Way.TO_BROKER),
+    (Api.TXN_OFFSET_COMMIT, Way.TO_BROKER),
+    (Api.END_TXN, Way.TO_BROKER),
+    # The broker has said that it will commit, and may have written none or some of the markers.
+    (Api.END_TXN, Way.TO_CLIENT),
+)
 
 
 def rig_with(broker: PrivateBroker, directory: Path, seed: int, delivery: str, features: Collection[str]) -> Rig:
@@ -65,8 +72,8 @@ class KillBroker(Fault):
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
-        broker, step = broker_of(rig), _STEPS[batch.number % len(_STEPS)]
-        with proxy_of(rig).intercepting(step, Way.TO_BROKER, Action.NOTICE, then=broker.kill) as killed:
+        broker, (step, way) = broker_of(rig), _STEPS[batch.number % len(_STEPS)]
+        with proxy_of(rig).intercepting(step, way, Action.NOTICE, then=broker.kill) as killed:
             wait_until(lambda: killed.hits, RECOVERY_S, f"a request of {step.name}")
         broker.start()
 
@@ -80,9 +87,9 @@ class _Frozen(Fault):
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
-        broker, step = broker_of(rig), _STEPS[batch.number % len(_STEPS)]
+        broker, (step, way) = broker_of(rig), _STEPS[batch.number % len(_STEPS)]
         try:
-            with proxy_of(rig).intercepting(step, Way.TO_BROKER, Action.NOTICE, then=broker.freeze) as frozen:
+            with proxy_of(rig).intercepting(step, way, Action.NOTICE, then=broker.freeze) as frozen:
                 wait_until(lambda: frozen.hits, RECOVERY_S, f"a request of {step.name}")
             rig.hold(random.Random(batch.number).uniform(self.shortest_s, self.longest_s))
         finally:

@@ -21,7 +21,6 @@ from ray_reproducer.core.errors import (
     RecordTooLargeError,
 )
 from ray_reproducer.kafka import faults
-from ray_reproducer.kafka.at_least_once import AtLeastOnceDelivery
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
 from ray_reproducer.kafka.group_offsets import GroupOffsets
@@ -202,8 +201,8 @@ def test_rule_4_a_commit_whose_answer_got_lost_counts_once(
     delivery.start()
     really_commit = delivery._commit
 
-    def lose_the_answer(offsets: dict[int, CommittedOffset], deadline_s: float) -> None:
-        really_commit(offsets, deadline_s)
+    def lose_the_answer(deadline_s: float) -> None:
+        really_commit(deadline_s)
         raise KafkaException(KafkaError(faults.TIMED_OUT))
 
     monkeypatch.setattr(delivery, "_commit", lose_the_answer)
@@ -222,7 +221,7 @@ def test_rule_4_a_commit_that_never_arrived_is_certainly_not_there(
     delivery = _transactional(clients, name, source)
     delivery.start()
 
-    def never_arrive(_offsets: dict[int, CommittedOffset], _deadline_s: float) -> None:
+    def never_arrive(_deadline_s: float) -> None:
         raise KafkaException(KafkaError(faults.TIMED_OUT))
 
     monkeypatch.setattr(delivery, "_commit", never_arrive)
@@ -239,7 +238,7 @@ def test_rule_4_positions_that_are_not_ours_mean_that_somebody_else_is_at_work(
     delivery = _transactional(clients, name, source)
     delivery.start()
 
-    def meanwhile(_offsets: dict[int, CommittedOffset], _deadline_s: float) -> None:
+    def meanwhile(_deadline_s: float) -> None:
         other = GroupOffsets(clients, name, source, faults.Health(ignore), time.sleep)
         other.commit(_at(9, "theirs"))
         other.close()
@@ -291,53 +290,6 @@ def test_a_transaction_timeout_that_the_broker_refuses(bootstrap_servers: str, n
     )
     with pytest.raises(ConfigurationError, match=r"transaction\.timeout\.ms"):
         _transactional(clients, name, source).start()
-
-
-def test_somebody_who_has_joined_the_group_is_noticed(clients: ClientConfigs, name: str, source: str) -> None:
-    member = clients.for_consumer(**{"group.id": name})
-    from confluent_kafka import Consumer
-
-    consumer = Consumer(member)
-    consumer.subscribe([source])
-    wait_until(lambda: consumer.poll(0.1) or consumer.assignment(), WAIT_S, "the member's assignment")
-    delivery = AtLeastOnceDelivery(clients, name, source, (0, 1), ignore)
-    with pytest.raises(BrokerError, match="joined"):
-        delivery.deliver([], _at(1))
-    delivery.close()
-    consumer.close()
-
-
-# At least once, on the embedded cluster
-
-
-def test_at_least_once_commits_positions_with_metadata_after_the_records(embedded: ClientConfigs) -> None:
-    delivery = AtLeastOnceDelivery(embedded, "g", "raw", (0, 1, 2, 3), ignore)
-    assert delivery.start() == {}
-    sent = {0: CommittedOffset(3, "m" * 4095), 2: CommittedOffset(1, "")}
-    assert delivery.deliver([Record("metadata", f"k{i}", b"%d" % i) for i in range(500)], sent)
-    delivery.close()
-    assert len(values(embedded, "metadata")) == 500
-    successor = AtLeastOnceDelivery(embedded, "g", "raw", (0, 1, 2, 3), ignore)
-    assert successor.start() == sent
-    successor.close()
-
-
-def test_at_least_once_names_the_record_that_is_too_large(embedded: ClientConfigs) -> None:
-    delivery = AtLeastOnceDelivery(embedded, "g", "raw", (0,), ignore)
-    delivery.start()
-    records = [Record("metadata", "a", b"a"), Record("metadata", "b", bytes(3_000_000))]
-    with pytest.raises(RecordTooLargeError) as error:
-        delivery.deliver(records, _at(1))
-    assert error.value.index == 1
-    assert delivery.start() == {}
-    delivery.close()
-
-
-def test_records_that_do_not_fit_into_the_clients_queue_wait_for_room(embedded: ClientConfigs) -> None:
-    tight = ClientConfigs(common=embedded.common, producer={"queue.buffering.max.messages": 100})
-    delivery = AtLeastOnceDelivery(tight, "g", "raw", (0,), ignore)
-    assert delivery.deliver([Record("metadata", f"k{i}", b"x") for i in range(2000)], _at(1))
-    delivery.close()
 
 
 def test_close_ends_waiting_for_a_broker_that_is_away() -> None:
@@ -407,24 +359,3 @@ def test_an_outbox_makes_its_producer_anew_after_it_was_dropped(embedded: Client
     assert outbox.producer is not first
     outbox.drop()
     assert values(embedded, "metadata") == ["v"]
-
-
-def test_at_least_once_a_tombstone_goes_after_what_takes_the_place_of_what_it_clears(
-    embedded: ClientConfigs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[list[str]] = []
-    send = Outbox.send
-
-    def noted(outbox: Outbox, records: list[Record], deadline_s: float) -> None:
-        sent.append([record.key for record in records])
-        send(outbox, records, deadline_s)
-
-    monkeypatch.setattr(Outbox, "send", noted)
-    delivery = AtLeastOnceDelivery(embedded, "g", "raw", (0,), ignore)
-    delivery.start()
-    records = [Record("metadata", "old", None, (("clears", b"0:1"),)), Record("metadata", "new", b"{}")]
-    assert delivery.deliver(records, {0: CommittedOffset(1, "")})
-    delivery.close()
-    assert sent == [["new"], ["old"]]
-    seen = {message.key(): (message.value(), message.headers()) for message in read_all(embedded, "metadata")}
-    assert seen == {b"new": (b"{}", None), b"old": (None, [("clears", b"0:1")])}

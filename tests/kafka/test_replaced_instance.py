@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from ray_reproducer.core.errors import FencedError
+from ray_reproducer.kafka import faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
-from ray_reproducer.kafka.outbox import DeliveryFailedError
 from tests.kafka.reading import ignore
 
 
@@ -33,11 +33,11 @@ def test_rule_7_a_transaction_that_failed_here_does_not_fence_the_successor(
     newer.start()
     assert newer.deliver([Record(results, "2", b"2")], at(2))
 
-    def timed_out(_records: object, _deadline_s: float) -> None:
-        # After a long sleep, the client gives its records up before it has heard anything from the broker.
-        raise DeliveryFailedError(KafkaError(KafkaError._MSG_TIMED_OUT))
+    def timed_out(_offsets: object, _deadline_s: float) -> None:
+        # After a long sleep, the time of the call is over before anything is heard from the broker.
+        raise KafkaException(KafkaError(faults.TIMED_OUT))
 
-    monkeypatch.setattr(older._outbox, "send", timed_out)
+    monkeypatch.setattr(older, "_send_positions", timed_out)
     monkeypatch.setattr(older, "_timeout_s", 0.0)  # so late that the broker may have aborted it already
     with pytest.raises(FencedError, match="the committed positions are not ours"):
         older.deliver([Record(results, "2", b"2")], at(2) | {1: CommittedOffset(7, "")})

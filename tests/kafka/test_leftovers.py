@@ -1,0 +1,167 @@
+"""What a broker has left open. How that comes about on a real broker: ``tests/faults/misbehaving_broker``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from ray_reproducer.core.errors import BrokerError, FencedError, PipelineError
+from ray_reproducer.kafka import admin, faults, leftovers
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
+from ray_reproducer.kafka.group_offsets import GroupOffsets
+from ray_reproducer.kafka.outbox import Outbox
+from tests.kafka.reading import WAIT_S, ignore, values
+
+MakeTopic = Callable[..., str]
+
+
+@pytest.fixture
+def topics(unique_topic: MakeTopic) -> tuple[str, str]:
+    """Source and results."""
+    return unique_topic("source", 1), unique_topic("results", 3)
+
+
+@pytest.fixture
+def delivery(clients: ClientConfigs, name: str, topics: tuple[str, str]) -> Iterator[TransactionalDelivery]:
+    """A delivery that has not begun."""
+    source, results = topics
+    made = TransactionalDelivery(clients, name, source, (0,), f"ray_reproducer.{name}", ignore, topics=(results,))
+    yield made
+    made.close()
+
+
+def _open_transaction(clients: ClientConfigs, transactional_id: str, topic: str, partition: int) -> Producer:
+    producer = Producer(clients.for_producer(**{"transactional.id": transactional_id}))
+    producer.init_transactions(WAIT_S)
+    producer.begin_transaction()
+    producer.produce(topic, b"open", partition=partition)
+    assert not producer.flush(WAIT_S)
+    return producer
+
+
+def test_rule_2_a_partition_on_which_a_transaction_is_open_is_touched_and_no_other(
+    clients: ClientConfigs, name: str, topics: tuple[str, str]
+) -> None:
+    health = faults.Health(ignore)
+    assert leftovers.touching_records(clients, (topics[1],), health) == []
+    other = _open_transaction(clients, f"{name}.other", topics[1], 2)
+    (record,) = leftovers.touching_records(clients, (topics[1],), health)
+    assert (record.topic, record.partition) == (topics[1], 2)
+    other.abort_transaction(WAIT_S)
+    assert leftovers.touching_records(clients, (topics[1],), health) == []
+
+
+def test_a_topic_that_can_not_be_looked_at_is_said(clients: ClientConfigs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BrokerError("not allowed")
+
+    monkeypatch.setattr(admin, "find_topic", refuse)
+    heard: list[str] = []
+    assert leftovers.touching_records(clients, ("results",), faults.Health(heard.append)) == []
+    assert heard == ["can't see whether a transaction is open on results: not allowed"]
+
+
+def test_a_topic_that_is_not_there_has_nothing_open(clients: ClientConfigs) -> None:
+    assert leftovers.touching_records(clients, ("test.there.is.none",), faults.Health(ignore)) == []
+
+
+def test_positions_are_stable_unless_a_transaction_is_open_that_has_sent_some(
+    clients: ClientConfigs, name: str, topics: tuple[str, str], delivery: TransactionalDelivery
+) -> None:
+    delivery.start()
+    group = GroupOffsets(clients, name, topics[0], faults.Health(ignore), lambda _: None)
+    assert group.is_stable([0])
+    delivery._outbox.producer.begin_transaction()
+    delivery._send_positions({0: CommittedOffset(3, "")}, float("inf"))
+    assert not group.is_stable([0])
+    delivery._outbox.producer.abort_transaction(WAIT_S)
+    assert group.is_stable([0])
+    group.close()
+
+
+def test_rule_3_what_ends_a_transaction_that_was_left_open_is_seen_by_nobody(
+    clients: ClientConfigs,
+    name: str,
+    topics: tuple[str, str],
+    delivery: TransactionalDelivery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = topics[1]
+    other = _open_transaction(clients, f"{name}.other", results, 1)
+    answers = iter([False, True])
+    monkeypatch.setattr(GroupOffsets, "is_stable", lambda *_: next(answers, True))
+    assert delivery.start() == {}
+    assert delivery.deliver([Record(results, "k", b"1")], {0: CommittedOffset(1, "one")})
+    other.commit_transaction(WAIT_S)
+    assert values(clients, results) == ["1", "open"], "another program's transaction is left alone"
+
+
+def test_a_broker_that_fails_meanwhile_is_asked_again(
+    topics: tuple[str, str], delivery: TransactionalDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False, False, True])
+    monkeypatch.setattr(GroupOffsets, "is_stable", lambda *_: next(answers, True))
+    send, failures = Outbox.send, iter([True])
+
+    def fail_once(outbox: Outbox, records: list[Record], deadline_s: float) -> None:
+        if next(failures, False):
+            outbox.producer.purge()
+            raise KafkaException(KafkaError(faults.TIMED_OUT))
+        send(outbox, records, deadline_s)
+
+    monkeypatch.setattr(Outbox, "send", fail_once)
+    assert delivery.start() == {}
+    assert next(answers, None) is None
+    assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "")})
+
+
+def _lost_commit(delivery: TransactionalDelivery) -> Callable[[float], None]:
+    """Let a commit succeed, as far as can be seen, of which nothing is left."""
+
+    def lose(_deadline_s: float) -> None:
+        delivery._outbox.producer.abort_transaction(WAIT_S)
+
+    return lose
+
+
+def _fail(_deadline_s: float) -> None:
+    raise KafkaException(KafkaError(faults.TIMED_OUT))
+
+
+@pytest.mark.parametrize("producer_is_dropped", [False, True])
+def test_rule_8_a_transaction_that_is_lost_after_it_was_committed_lets_all_begin_anew(
+    topics: tuple[str, str],
+    delivery: TransactionalDelivery,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    producer_is_dropped: bool,
+) -> None:
+    delivery.start()
+    assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "one")})
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "_commit", _lost_commit(delivery))
+        assert delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "two")})
+    if producer_is_dropped:
+        delivery._outbox.drop()
+    else:
+        monkeypatch.setattr(delivery, "_commit", _fail)
+    with pytest.raises(PipelineError, match="lost a transaction"):
+        delivery.deliver([Record(topics[1], "k", b"3")], {0: CommittedOffset(3, "three")})
+    assert delivery.start() == {0: CommittedOffset(1, "one")}
+
+
+def test_rule_8_positions_before_the_last_but_one_transaction_are_somebody_elses(
+    clients: ClientConfigs, name: str, topics: tuple[str, str], delivery: TransactionalDelivery
+) -> None:
+    delivery.start()
+    for number in (1, 2, 3):
+        assert delivery.deliver([Record(topics[1], "k", b"%d" % number)], {0: CommittedOffset(number, "")})
+    group = GroupOffsets(clients, name, topics[0], faults.Health(ignore), lambda _: None)
+    group.commit({0: CommittedOffset(1, "")})
+    group.close()
+    delivery._outbox.drop()
+    with pytest.raises(FencedError, match="not ours"):
+        delivery.deliver([Record(topics[1], "k", b"4")], {0: CommittedOffset(4, "")})
