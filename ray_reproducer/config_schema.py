@@ -41,10 +41,12 @@ class DeliveryMode(Enum):
 
 
 class StartAt(Enum):
-    """Where a group without a place begins."""
+    """Where a group without a place begins, or whether it must have one."""
 
     earliest = "earliest"
     latest = "latest"
+    group = "group"
+    skip_existing = "skip_existing"
 
 
 class DatafileMode(Enum):

@@ -114,11 +114,15 @@ def run_again(plain: dict[str, Any]) -> int:
     settings, ray_settings = prepared(_as_main(plain, topic))
     settings.clients.check()
     extractor = plain["replay"]["extractor"] or settings.extractor_name
-    replay = Replay(settings.clients, topic, selection(plain["replay"], extractor), _LOG.warning)
+    meant = selection(plain["replay"], extractor)
+    replay = Replay(settings.clients, topic, meant, _LOG.warning, settings.results_topic)
     plan = replay.look(settings.source_topic)
     notes = Console(file=sys.stderr)
     replay_report.write_lines(_foreign(replay, topic), notes)
+    replay_report.write_lines(replay_report.cleared_lines(replay.cleared, settings.results_topic), notes)
     if not (plan.files or plan.refusals or plan.elsewhere):
+        if replay.cleared:
+            return 0
         live = failed_files(replay.letters)
         replay_report.write_lines(replay_report.nothing_lines(live, replay.others(), topic, extractor), notes)
         return 0

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import ray
@@ -21,13 +21,13 @@ from ray_reproducer.actors.committed_place import partition_start
 from ray_reproducer.actors.committer_settings import CommitterSettings, News, ReplayOrders
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
 from ray_reproducer.actors.extraction_task import extraction_task
+from ray_reproducer.actors.history import History, no_place
 from ray_reproducer.actors.kept_outcomes import KeptOutcomes
 from ray_reproducer.actors.make_delivery import make_delivery
 from ray_reproducer.actors.task_end import crash_cause, fatal
-from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
+from ray_reproducer.actors.transactions import RecordHeaders, TransactionThread
 from ray_reproducer.actors.worker_log import Said
-from ray_reproducer.core.done_lately import DoneLately
-from ray_reproducer.core.errors import BrokerError, FencedError, ForbiddenError
+from ray_reproducer.core.errors import BrokerError, FencedError
 from ray_reproducer.core.events import (
     Announce,
     CancelTask,
@@ -56,7 +56,7 @@ from ray_reproducer.core.machine import Machine
 from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
-from ray_reproducer.kafka import faults, finished_lately, instance
+from ray_reproducer.kafka import finished_lately, instance
 
 TICK_S: Final = 0.05
 """How long the loop waits for an event before it looks at the clock: half of the shortest sensible commit interval."""
@@ -113,6 +113,8 @@ class CommitterActor:
         if settings.is_later_life:
             self._refuse_if_replaced()
         committed = self._delivery.start()
+        if settings.start == "group" and not committed:
+            raise no_place(settings)
         fallbacks = settings.lows if committed else settings.starts
         starts: dict[int, PartitionStart] = {}
         for partition, fallback in fallbacks.items():
@@ -121,8 +123,8 @@ class CommitterActor:
         if settings.instance:
             instance.sign(settings.clients, settings.group_id, settings.results_topic, settings.instance)
         self._ledger = Ledger(topic_id, starts)
-        is_reset = any(not place.metadata for place in committed.values())
-        done_lately = None if is_reset else self._done_lately(starts.values())
+        history = History(settings, self._tag, self._on_trouble, self._wait, self._say)
+        done_lately = history.done_lately(committed, starts.values())
         self._machine = Machine(self._ledger, settings.origin, settings.limits, _now(), done_lately)
         return starts
 
@@ -141,29 +143,6 @@ class CommitterActor:
                 hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost.",
             )
 
-    def _done_lately(self, starts: Iterable[PartitionStart]) -> DoneLately | None:
-        """Read back what the group has finished lately.
-
-        A place without a word of ours beside it was set by somebody on purpose: then everything from there on is to be
-        done, whether it was done before or not.
-        """
-        settings = self._settings
-        # A life that is not the first may find nothing committed and yet have written something (delivery, rule 8).
-        knows_nothing = not (settings.is_later_life or any(start.restored for start in starts))
-        if settings.limits.duplicates != "skip" or knows_nothing:
-            return None
-        topics = (settings.results_topic, settings.dead_letters_topic)
-        health = faults.Health(self._on_trouble)
-        limits = settings.limits
-        reading = (settings.clients, topics, self._tag, limits.versions_read_back, health, self._wait)
-        try:
-            told = finished_lately.version_ids(*reading)
-        except ForbiddenError as error:
-            with self._lock:
-                self._messages.append(f"{error.message}. Files that are finished are done again if they are repeated.")
-            return DoneLately(limits.versions_remembered, limits.duplicates, damaged=None)
-        return DoneLately(limits.versions_remembered, limits.duplicates, told.finished, told.damaged)
-
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise BrokerError("the connection was closed while the broker was still awaited")
@@ -179,7 +158,7 @@ class CommitterActor:
             _now(),
             attempts_before=orders.attempts_before,
         )
-        self._transactions = self._make_transactions(orders.clears)
+        self._transactions = self._make_transactions(orders)
 
     def run(self, consumers: Sequence[Any]) -> None:
         """Carry out what the machine says until it says that all is done.
@@ -261,6 +240,9 @@ class CommitterActor:
     @ray.method(concurrency_group="control")
     def announce_loss(self, text: str) -> None:
         """Pass on that data is lost."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         with self._lock:
             self._messages.append(text)
 
@@ -311,10 +293,11 @@ class CommitterActor:
         else:
             self._inbox.put(fatal(error))
 
-    def _make_transactions(self, clears: Clears | None) -> TransactionThread:
+    def _make_transactions(self, orders: ReplayOrders | None) -> TransactionThread:
         settings = self._settings
         topics = (settings.results_topic, settings.dead_letters_topic)
-        headers = RecordHeaders(self._tag, settings.group_id if settings.registries else "")
+        owners, clears = (orders.owners, orders.clears) if orders else ({}, {})
+        headers = RecordHeaders(self._tag, settings.group_id if settings.registries else "", owners)
         return TransactionThread(self._delivery, *topics, headers, self._inbox.put, clears)
 
     def _on_trouble(self, text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_reproducer.actors.committed_place import PlacePolicy
+from ray_reproducer.actors.settings import Start
 from ray_reproducer.actors.transactions import Clears
 from ray_reproducer.actors.worker_log import Said
 from ray_reproducer.core.limits import MachineLimits
@@ -28,6 +29,7 @@ class CommitterSettings:
         exactly_once: with transactions, or without.
         lows: partition -> oldest offset that is left; where partitions begin that the group does not know yet.
         starts: partition -> where to begin if the group has no place at all.
+        start: whether the group must have a place, and whether results that are there already count.
         place: what to do about a place that can't be used as it is.
         instance: what this instance of the program is called; "" on the embedded broker, which has no other.
         is_later_life: whether this run has had the group before, with other actors.
@@ -47,6 +49,7 @@ class CommitterSettings:
     exactly_once: bool
     lows: Mapping[int, int]
     starts: Mapping[int, int]
+    start: Start
     place: PlacePolicy
     instance: str
     is_later_life: bool
@@ -66,11 +69,13 @@ class ReplayOrders:
         starts: partition -> the first offset that is read; the others are not read.
         attempts_before: id of a file version -> how often the extractor was started on it before.
         clears: which dead letters a file's outcome clears.
+        owners: id of a file version -> the tag of the group whose file it is, if that is known.
     """
 
     starts: Mapping[int, int]
     attempts_before: Mapping[bytes, int]
     clears: Clears
+    owners: Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)

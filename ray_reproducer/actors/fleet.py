@@ -100,7 +100,7 @@ class Fleet:
         self._warming = warm_up(job, settings.extraction.num_cpus, slots)
         topic, lows, highs = interruptible(lambda: _look(settings), self._to_end)
         if not self.began_at:
-            self.began_at = lows if settings.start == "earliest" else highs
+            self.began_at = highs if settings.start == "latest" else lows
         # Partitions that have come since are read from their beginning.
         begin = {p: self.began_at.get(p, low) for p, low in lows.items()}
         committer = ray.remote(**_ACTOR)(CommitterActor)
@@ -279,6 +279,7 @@ class Fleet:
             exactly_once=settings.delivery == "exactly_once",
             lows=lows,
             starts=begin,
+            start=settings.start,
             place=PlacePolicy(
                 ignore_unreadable=settings.commit_metadata == "ignore",
                 start_anew=settings.topic_recreated == "start_anew",

@@ -73,7 +73,8 @@ class ReplayFleet(Fleet):
         plan = self._replay.plan_for(SourceTopic(topic.name, topic.topic_id, limits))
         begin = {partition: ranges[0][0] for partition, ranges in plan.ranges.items()}
         clears = {version_id: _places_by_key(file) for version_id, file in plan.files.items()}
-        self._tell("replay", ReplayOrders(begin, plan.attempts, clears))
+        owners = {version_id: file.owner for version_id, file in plan.files.items() if file.owner}
+        self._tell("replay", ReplayOrders(begin, plan.attempts, clears, owners))
         return {partition: PartitionStart(offset) for partition, offset in begin.items()}
 
     def _consumer_settings(self, number: int) -> ConsumerSettings:

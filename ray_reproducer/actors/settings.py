@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ray_reproducer.kafka.client_config import ClientConfigs
+
+Start: TypeAlias = Literal["earliest", "latest", "group", "skip_existing"]
+"""Where a group without a place begins: with ``skip_existing`` at the earliest, but files whose results are on the
+topic already, from another program, count as done. With ``group`` it must have a place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class PipelineSettings:
     extractor: bytes
     extractor_name: str
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    start: Literal["earliest", "latest"] = "earliest"
+    start: Start = "earliest"
     filepath_regex: str | None = None
     output_dir: str = "."
     datafile_mode: Literal["memory", "disk", "both"] = "memory"

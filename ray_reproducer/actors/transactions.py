@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from ray_reproducer.core import result_header
@@ -31,17 +31,20 @@ class RecordHeaders:
     Attributes:
         tag: names group and source topic (``kafka.finished_lately``).
         registries_of: group id, if the registries are to be made anew from the topics some time; else "".
+        owners: id of a file version -> another tag: a replayed file is the file of the group that it failed in.
     """
 
     tag: bytes
     registries_of: str = ""
+    owners: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def of(self, outcome: Outcome) -> tuple[tuple[str, bytes], ...]:
         """Make the headers of an outcome's record."""
         headers: tuple[tuple[str, bytes], ...] = ()
         if outcome.version is not None:
             # By this a later life of the program knows that the file is finished, or may be sent again.
-            headers = finished_lately.headers(self.tag, outcome.version.id, finished=outcome.final)
+            tag = self.owners.get(outcome.version.id, self.tag)
+            headers = finished_lately.headers(tag, outcome.version.id, finished=outcome.final)
         return headers + result_header.encode(outcome, self.registries_of) if self.registries_of else headers
 
 

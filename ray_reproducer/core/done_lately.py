@@ -5,15 +5,52 @@ Rules:
 1. A version is remembered when its outcome is committed; up to a number of them, the longest known is forgotten first.
 2. With ``duplicates=reprocess`` nothing is remembered: what comes after the outcome is a file like any other.
 3. A new life of the program remembers what it is told of earlier ones (the ids stand beside the results in Kafka).
-4. That the only chunk of a version is done says that the version is finished, too; unless it is known to have come
+4. With results of another program, which tell paths and no versions, a file counts as finished if its result is not
+   older than its chunks: what was sent after that is a new version.
+5. That the only chunk of a version is done says that the version is finished, too; unless it is known to have come
    damaged, or nothing is known of that: then it may be sent again.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ray_reproducer.core.chunk import FileVersion
+
+
+class ExistingResults:
+    """Keys of results that another program has made, each with the time of the newest (rule 4)."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._newest_ms: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return len(self._newest_ms)
+
+    def add(self, key: bytes, timestamp_ms: int) -> None:
+        """Take note of a result: its key, and its Kafka timestamp in milliseconds since the epoch."""
+        digest = _digest(key)
+        self._newest_ms[digest] = max(timestamp_ms, self._newest_ms.get(digest, timestamp_ms))
+
+    def covers(self, version: FileVersion, oldest_ms: int) -> bool:
+        """Whether a version has its result: its key is known, and the result is not older than the version's chunks.
+
+        Args:
+            version: the file version.
+            oldest_ms: Kafka timestamp of the oldest of its chunks that have come, in milliseconds since the epoch.
+        """
+        result_ms = self._newest_ms.get(_digest(version.result_key.encode()))
+        return result_ms is not None and oldest_ms <= result_ms
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.blake2b(key, digest_size=8).digest()
 
 
 class DoneLately:
@@ -25,6 +62,7 @@ class DoneLately:
         duplicates: Literal["skip", "reprocess"],
         known: Iterable[bytes] = (),
         damaged: Iterable[bytes] | None = (),
+        existing: ExistingResults | None = None,
     ) -> None:
         """Begin with what is known of earlier lives.
 
@@ -33,7 +71,9 @@ class DoneLately:
             duplicates: whether any are (rule 2).
             known: ids of versions that were finished, in their order.
             damaged: ids of versions that have come damaged; None if that is not known.
+            existing: results of another program; None: none.
         """
+        self._existing = existing
         self._limit = limit if duplicates == "skip" else 0
         self._ids: OrderedDict[bytes, None] = OrderedDict()
         for version_id in known:
@@ -43,6 +83,20 @@ class DoneLately:
     def __contains__(self, version_id: bytes) -> bool:
         """Whether a version is remembered as finished."""
         return version_id in self._ids
+
+    def recognise(self, version: FileVersion, oldest_ms: int) -> bool:
+        """Whether a version is finished, as far as is remembered, or by results of another program: then it is now.
+
+        Args:
+            version: the file version.
+            oldest_ms: Kafka timestamp of the oldest of its chunks that have come, in milliseconds since the epoch.
+        """
+        if version.id in self._ids:
+            return True
+        if self._existing is None or not self._existing.covers(version, oldest_ms):
+            return False
+        self.add(version.id)  # so that a chunk of it that comes late is known, too
+        return True
 
     def __len__(self) -> int:
         """How many are remembered."""
@@ -56,7 +110,7 @@ class DoneLately:
             self._ids.popitem(last=False)
 
     def learn(self, version_id: bytes) -> bool:
-        """Remember a version of which the only chunk is known to be done, if that says so (rule 4); return whether."""
+        """Remember a version of which the only chunk is known to be done, if that says so (rule 5); return whether."""
         if self._damaged is None or version_id in self._damaged:
             return version_id in self._ids
         self.add(version_id)

@@ -38,11 +38,19 @@ class Place(NamedTuple):
 
 
 class Letter(NamedTuple):
-    """A live dead letter, and where its record is."""
+    """A live dead letter, and where its record is.
+
+    Attributes:
+        place: of the record.
+        key: of the record.
+        letter: what it says.
+        owner: what the record's headers say of the group that wrote it, not to be understood here; empty if nothing.
+    """
 
     place: Place
     key: str
     letter: DeadLetter
+    owner: bytes = b""
 
 
 def clears_header(places: Iterable[Place]) -> tuple[str, bytes]:
@@ -82,7 +90,7 @@ class LiveLetters:
         """Go through the live letters, in the order of their times."""
         return iter(sorted(self._live.values(), key=lambda letter: (letter.letter.time, letter.place)))
 
-    def take(self, place: Place, key: str, value: bytes | None, clears: bytes | None) -> None:
+    def take(self, place: Place, key: str, value: bytes | None, clears: bytes | None, owner: bytes = b"") -> None:
         """Take one record.
 
         Args:
@@ -90,6 +98,7 @@ class LiveLetters:
             key: its key; "" if it has none.
             value: its value; None for a tombstone.
             clears: value of its header ``clears``; None if it has none.
+            owner: see :class:`Letter`.
         """
         self.records += 1
         if clears is not None:
@@ -100,9 +109,9 @@ class LiveLetters:
                 if earlier.partition == place.partition:
                     self._drop(earlier)
         if value is not None:
-            self._add(place, key, value)
+            self._add(place, key, value, owner)
 
-    def _add(self, place: Place, key: str, value: bytes) -> None:
+    def _add(self, place: Place, key: str, value: bytes, owner: bytes) -> None:
         try:
             letter = parse(value)
         except DeadLetterError as error:
@@ -114,7 +123,7 @@ class LiveLetters:
         if key in self._cleared_ahead.pop(place, ()):
             self.cleared += 1
         elif self._wanted(letter):
-            self._live[place] = Letter(place, key, letter.brief())
+            self._live[place] = Letter(place, key, letter.brief(), owner)
             self._by_key.setdefault(key, set()).add(place)
 
     def _clear(self, place: Place, key: str, by: Place) -> None:

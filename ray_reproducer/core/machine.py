@@ -182,7 +182,8 @@ class Machine:
         version_id, path = receipt.version.id, receipt.version.relative_path
         places = tuple(zip(receipt.partitions, receipt.offsets, strict=True))
         state = self._lifecycle.state(version_id)
-        done = state is State.UNWANTED or (state is None and version_id in self._done_lately)
+        known = state is None and self._done_lately.recognise(receipt.version, receipt.oldest_ms)
+        done = known or state is State.UNWANTED
         for partition, offset in places:
             if done:
                 self._ledger.repeat(partition, offset)
@@ -235,7 +236,6 @@ class Machine:
             self._pool.discard(version_id)
         elif state is State.READY:
             self._outcomes.drop(version_id)
-            self._given_up.discard(version_id)
         if state is not State.RUNNING and version_id in self._assembly:
             self._drop_data(version_id)
 

@@ -79,6 +79,11 @@ class FailedFile:
         """The letter that says how things stand."""
         return self.letters[-1].letter
 
+    @property
+    def owner(self) -> bytes:
+        """The group whose file it is, as headers name it; empty if that is not known."""
+        return self.letters[-1].owner
+
 
 @dataclass(frozen=True, slots=True)
 class SourceTopic:

@@ -1,4 +1,4 @@
-"""Reads the dead-letter topic, from its beginning to where it ends now, and later on from there.
+"""Reads the dead-letter topic, from its beginning to where it ends now and later on from there, and clears letters.
 
 Rules:
 
@@ -12,15 +12,16 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from confluent_kafka import Message
+from confluent_kafka import KafkaException, Message
 
 from ray_reproducer.core.errors import BrokerError
-from ray_reproducer.core.live_letters import CLEARS_HEADER, LiveLetters, Place
-from ray_reproducer.kafka import admin
+from ray_reproducer.core.live_letters import CLEARS_HEADER, Letter, LiveLetters, Place, clears_header
+from ray_reproducer.kafka import admin, faults, finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
 from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
 
 STANDSTILL_S: Final = 90.0
@@ -28,6 +29,8 @@ STANDSTILL_S: Final = 90.0
 _SAY_AFTER_S: Final = 5.0
 """After how long without anything it is said what is waited for."""
 _POLL_S: Final = 0.2
+_CLEAR_S: Final = 60.0
+"""How long it may take to write tombstones: half the time that the library itself gives a record by default."""
 _GROUP: Final = "ray_reproducer.replay"
 """A group in name only, for permissions: nothing is committed for it."""
 
@@ -101,10 +104,12 @@ class DeadLetterReader:
             self._next[event.partition] = event.resumes_at
             return event.partition
         partition, offset = event.partition() or 0, event.offset() or 0
-        clears = dict(event.headers() or ()).get(CLEARS_HEADER)
+        headers: list[Any] = list(event.headers() or ())
+        clears = dict(headers).get(CLEARS_HEADER)
         clears = clears.encode() if isinstance(clears, str) else clears
         key = (event.key() or b"").decode("utf-8", "backslashreplace")
-        self.letters.take(Place(partition, offset), key, event.value(), clears)
+        owner = finished_lately.tag_of(headers)
+        self.letters.take(Place(partition, offset), key, event.value(), clears, owner)
         self._next[partition] = offset + 1
         return partition
 
@@ -125,3 +130,37 @@ class DeadLetterReader:
             hint="Does a program that writes to it leave a transaction open (kafka-transactions.sh list)? "
             "What is behind it can't be seen by anybody until the broker ends it.",
         )
+
+
+def clear(clients: ClientConfigs, topic: str, letters: Iterable[Letter], tell: Callable[[str], None]) -> None:
+    """Write tombstones for letters that have become untrue. To clear a letter a second time changes nothing.
+
+    Args:
+        clients: the user's client settings.
+        topic: the dead-letter topic.
+        letters: which.
+        tell: called with a line of text when the broker is in trouble.
+
+    Raises:
+        BrokerError: the broker does not take them.
+    """
+    places: dict[str, list[Place]] = {}
+    for letter in letters:
+        places.setdefault(letter.key, []).append(letter.place)
+    tombstones = [Record(topic, key, None, (clears_header(cleared),)) for key, cleared in places.items()]
+    outbox = Outbox(clients, {}, faults.Health(lambda text: tell(f"broker: {text}") if text else None))
+    try:
+        outbox.send(tombstones, time.monotonic() + _CLEAR_S)
+    except DeliveryFailedError as failed:
+        raise _not_cleared(topic, faults.text(failed.error)) from None
+    except KafkaException as exception:
+        raise _not_cleared(topic, faults.text(faults.of(exception))) from None
+    finally:
+        outbox.drop()
+
+
+def _not_cleared(topic: str, why: str) -> BrokerError:
+    return BrokerError(
+        f"dead letters of files that have their result can't be cleared on {topic}: {why}",
+        hint=f"Grant WRITE on the topic {topic}.",
+    )

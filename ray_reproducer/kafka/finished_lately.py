@@ -10,36 +10,39 @@ Rules:
    then the 12 bytes of the version's id; and one byte more if the file has come damaged, or in part: then it is not
    finished, and may be sent again. Records of others are passed over.
 2. Only committed records count. Read after the transactional id was taken over, none of ours can be missing.
-3. It ends where the topics end when it begins, and tries until it gets there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeGuard
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Message, TopicPartition
 
 from ray_reproducer.core.chunk import VERSION_ID_BYTES
-from ray_reproducer.core.errors import ForbiddenError
 from ray_reproducer.kafka import faults
-from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consumer
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.reading import TopicReading
 
 HEADER: Final = "ray_reproducer"
 """Name of the header."""
+CLOCKS_DIFFER_S: Final = 3600.0
+"""How far the clocks of those who write records may be apart when records are looked for by their time."""
 _TAG_BYTES: Final = 8
 _NOT_FINISHED: Final = b"\0"
-_POLL_S: Final = 0.5
-"""How long to wait for records before looking whether anybody still waits for us."""
-_ASK_S: Final = 5.0
-"""One try to learn where a topic begins and ends."""
 
 
 def tag(group_id: str, topic_id: bytes) -> bytes:
     """Name a group and a source topic in 8 bytes."""
     return hashlib.blake2b(topic_id + group_id.encode(), digest_size=_TAG_BYTES).digest()
+
+
+def tag_of(record_headers: Iterable[tuple[str, object]]) -> bytes:
+    """Return the :func:`tag` that a record's headers hold; empty if there is none."""
+    return next((value[:_TAG_BYTES] for name, value in record_headers if name == HEADER and _is_ours(value)), b"")
 
 
 def headers(of: bytes, version_id: bytes, *, finished: bool = True) -> tuple[tuple[str, bytes], ...]:
@@ -87,66 +90,63 @@ def version_ids(
     Raises:
         ForbiddenError: we may not read the topics.
     """
-    ours: dict[str, Value] = {
-        "group.id": "ray_reproducer",
-        "auto.offset.reset": "earliest",
-        "enable.partition.eof": True,
-    }
-    consumer = open_consumer(clients.for_consumer(**ours), health.on_error)
-    try:
-        places = [place for topic in topics for place in _tails(consumer, topic, limit, health, wait)]
-        consumer.assign(places)
-        found = _read(consumer, {(place.topic, place.partition) for place in places}, of, wait)
-        health.well()
-        return found
-    finally:
-        consumer.close()
-
-
-def _tails(
-    consumer: Consumer, topic: str, limit: int, health: faults.Health, wait: Callable[[float], None]
-) -> list[TopicPartition]:
-    while True:
-        try:
-            described = consumer.list_topics(topic, timeout=_ASK_S).topics[topic]
-            if described.error is not None:
-                raise KafkaException(described.error)
-            numbers = described.partitions
-            share = -(-limit // max(1, len(numbers)))
-            tails: list[TopicPartition] = []
-            for number in numbers:
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ASK_S)
-                tails.append(TopicPartition(topic, number, max(low, high - share)))
-        except KafkaException as exception:
-            error = faults.of(exception)
-            health.report(f"can't read {topic} yet: {faults.text(error)}", vague=faults.is_vague(error))
-            wait(_POLL_S)
-        else:
-            return tails
-
-
-def _read(consumer: Consumer, unfinished: set[tuple[str, int]], of: bytes, wait: Callable[[float], None]) -> Told:
     told = Told()
-    while unfinished:
-        message = consumer.poll(_POLL_S)
-        wait(0)
-        if message is None:
-            continue
-        error = message.error()
-        if error is not None:
-            if faults.is_forbidden(error):
-                raise ForbiddenError(
-                    f"not allowed to read {message.topic()}, which tells what is finished: {faults.text(error)}",
-                    hint=f"Grant READ on the topic {message.topic()}.",
-                )
-            if error.code() == faults.END_OF_PARTITION:
-                # A partition that grows has more than one end.
-                unfinished.discard((str(message.topic()), int(message.partition() or 0)))
-            continue
-        for name, value in list(message.headers() or ()):
-            if name == HEADER and isinstance(value, bytes) and value.startswith(of):
-                _note(told, value[_TAG_BYTES:])
+
+    def note(said: bytes) -> None:
+        if said.startswith(of):
+            _note(told, said[_TAG_BYTES:])
+
+    with closing(TopicReading(clients, health, wait)) as reading:
+        _read(reading, [place for topic in topics for place in reading.tails(topic, limit)], note)
     return told
+
+
+def finished_since(
+    clients: ClientConfigs,
+    topic: str,
+    wanted: Collection[tuple[bytes, bytes]],
+    since_s: float,
+    health: faults.Health,
+    wait: Callable[[float], None],
+) -> set[tuple[bytes, bytes]]:
+    """Look which of some file versions have a record that says that they are finished.
+
+    Args:
+        clients: the user's client settings.
+        topic: where results are.
+        wanted: a :func:`tag` and the id of a version, for each.
+        since_s: only records that are not older, in seconds since the epoch; as old as ``CLOCKS_DIFFER_S`` more counts.
+        health: is told of trouble.
+        wait: called between tries with seconds; raises to give up.
+
+    Raises:
+        ForbiddenError: we may not read the topic.
+    """
+    looked_for = {of + version_id: (of, version_id) for of, version_id in wanted}
+    found: set[tuple[bytes, bytes]] = set()
+
+    def note(said: bytes) -> None:
+        if said in looked_for:
+            found.add(looked_for[said])
+
+    with closing(TopicReading(clients, health, wait)) as reading:
+        _read(reading, reading.since(topic, max(0.0, since_s - CLOCKS_DIFFER_S)), note)
+    return found
+
+
+def _read(reading: TopicReading, places: Sequence[TopicPartition], note: Callable[[bytes], None]) -> None:
+    """Read to where the partitions end, and hand on what our header says."""
+
+    def take(message: Message) -> None:
+        for name, value in list(message.headers() or ()):
+            if name == HEADER and _is_ours(value):
+                note(value)
+
+    reading.read(places, take)
+
+
+def _is_ours(value: object) -> TypeGuard[bytes]:
+    return isinstance(value, bytes) and len(value) > _TAG_BYTES
 
 
 def _note(told: Told, said: bytes) -> None:

@@ -6,18 +6,22 @@ Rules:
    actors. By then no other replay of this dead-letter topic can commit anything, and what one has committed can be
    read: a letter that is live now stays so until we clear it. (Looking first and taking over after that, two replays
    could both find a letter live, and both produce its result.)
-2. Nothing else is remembered from one start to the next: what a replay has done shows in the letters that it cleared.
+2. A file that was sent again may have its result by now, though its letter is live: damaged and incomplete files may be
+   sent again. Ids beside the results tell. Such a letter is cleared, and the file is not run: it has its result.
+3. Nothing else is remembered from one start to the next: what a replay has done shows in the letters that it cleared.
    So each start of the actors is a group of its own, with nothing committed.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Sequence
 
+from ray_reproducer.core.errors import ForbiddenError
 from ray_reproducer.core.live_letters import LiveLetters
 from ray_reproducer.core.replay_plan import FailedFile, ReplayPlan, Selection, SourceTopic, failed_files, make_plan
-from ray_reproducer.kafka import admin
+from ray_reproducer.kafka import admin, dead_letters, faults, finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
 
@@ -29,16 +33,26 @@ class Replay:
         clients: the user's client settings.
         dead_letters_topic: where the dead letters are.
         selection: which of them are meant.
+        results_topic: where results are; "" if nothing is to be run.
         tell: called with a line of text that is worth showing.
 
     Attributes:
         letters: the live letters, as of the last look.
         plan: what is to be done, as of the last look.
+        cleared: files whose letters were cleared, because they have their result.
     """
 
     def __init__(
-        self, clients: ClientConfigs, dead_letters_topic: str, selection: Selection, tell: Callable[[str], None]
+        self,
+        clients: ClientConfigs,
+        dead_letters_topic: str,
+        selection: Selection,
+        tell: Callable[[str], None],
+        results_topic: str = "",
     ) -> None:
+        self.cleared: list[FailedFile] = []
+        self._results_topic = results_topic
+        self._tell = tell
         self.letters = LiveLetters()
         self.plan = ReplayPlan()
         self._first: ReplayPlan | None = None
@@ -81,10 +95,39 @@ class Replay:
             BrokerError: the dead-letter topic can't be read.
         """
         self.refresh()
+        self._clear_finished(topic)
         self.plan = make_plan(self.letters, self._selection, topic)
         if self._first is None:
             self._first = self.plan
         return self.plan
+
+    def _clear_finished(self, topic: SourceTopic) -> None:
+        """Clear the letters of files that have their result (rule 2)."""
+        if not self._results_topic or admin.find_topic(self._clients, self._results_topic) is None:
+            return
+        files = {
+            (file.owner, file.newest.version_id): file
+            for file in self.chosen()
+            if file.owner and file.newest.version_id and file.newest.topic_id == topic.topic_id
+        }
+        if not files:
+            return
+        since = min(file.letters[0].letter.time for file in files.values())
+        health = faults.Health(lambda text: self._tell(f"broker: {text}") if text else None)
+        try:
+            found = finished_lately.finished_since(
+                self._clients, self._results_topic, files.keys(), since.timestamp(), health, time.sleep
+            )
+        except ForbiddenError as error:
+            self._tell(f"{error.message}. Files that were sent again, and have their result, get another.")
+            return
+        finished = [files[which] for which in found]
+        if finished:
+            dead_letters.clear(
+                self._clients, self._topic, (letter for file in finished for letter in file.letters), self._tell
+            )
+            self.cleared.extend(finished)
+            self.refresh()
 
     def chosen(self) -> list[FailedFile]:
         """All failed files that are meant, whether they can be run again or not."""

@@ -62,6 +62,20 @@ def plan_lines(plan: ReplayPlan, extractor: str, source_topic: str) -> Iterator[
         yield printable(f"  {count(number, 'file')} of another topic left out: topics.source={topic} replays them.")
 
 
+def cleared_lines(cleared: Sequence[FailedFile], results_topic: str) -> Iterator[str]:
+    """Say which files have their result already.
+
+    Args:
+        cleared: those whose dead letters were cleared.
+        results_topic: where the results are.
+    """
+    if cleared:
+        yield f"{count(len(cleared), 'file')} sent again since, with a result on {results_topic}: dead letters cleared."
+    yield from (printable(f"  {file.newest.name}") for file in cleared[:MAX_NAMED])
+    if len(cleared) > MAX_NAMED:
+        yield f"  ... and {len(cleared) - MAX_NAMED:,} more"
+
+
 def nothing_lines(
     live: Sequence[FailedFile], others: Mapping[str, int], dead_letters_topic: str, extractor: str
 ) -> Iterator[str]:

@@ -19,7 +19,7 @@ from benchmarks.broker import ROOT, broker, fetch_only, topics
 from benchmarks.profiling import Profiler
 from benchmarks.programs import PROGRAMS, Job, Program, peer_python, run
 from benchmarks.results import measure
-from benchmarks.workload import MEMORY, PARTITIONS, WORKLOADS, Workload, produce
+from benchmarks.workload import DISK, MEMORY, PARTITIONS, WORKLOADS, Workload, produce
 
 _HEAP_LIMIT_MB = 400.0
 _TIMES_DISK = 3
@@ -38,7 +38,8 @@ def main() -> int:
     if args.what == "core":
         fine = core.run(console, args.output / f"{args.name}.json", machine.describe(None), quick=args.quick)
         return 0 if fine else 1
-    workloads = [MEMORY] if args.what == "memory" else [WORKLOADS[name] for name in args.workloads]
+    about_memory = {"memory": MEMORY, "disk": DISK}
+    workloads = [about_memory[args.what]] if args.what in about_memory else [WORKLOADS[n] for n in args.workloads]
     if args.quick:
         workloads = [workload.quick() for workload in workloads]
     programs = [PROGRAMS[name] for name in args.programs]
@@ -76,10 +77,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("speed", "memory", "core"),
+        choices=("speed", "memory", "disk", "core"),
         default="speed",
-        help="speed: the four workloads; memory: 10 GB of files that are all open at once; core: the committer's "
-        "time a file without Ray and broker, up to a million files",
+        help="speed: the four workloads; memory: 10 GB of files that are all open at once; disk: 2 GB files that "
+        "a worker reads from disk; core: the committer's time a file without Ray and broker, up to a million files",
     )
     parser.add_argument("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS), help=",".join(WORKLOADS))
     parser.add_argument("--programs", type=_names(PROGRAMS), help=",".join(PROGRAMS))
@@ -98,7 +99,9 @@ def _arguments() -> argparse.Namespace:
         help="record processes with py-spy into OUTPUT/profiles (slows them down)",
     )
     args = parser.parse_args()
-    args.programs = args.programs or (["ours"] if args.what == "memory" else list(PROGRAMS))
+    args.programs = args.programs or (list(PROGRAMS) if args.what == "speed" else ["ours"])
+    if args.what == "disk":
+        args.set = ["extraction.datafile=disk", *args.set]
     args.name = args.name or args.what + ("-quick" if args.quick else "")
     return args
 
@@ -138,7 +141,7 @@ def _measure(
                 console.print(f"  {program.title}: {row.measured.steady:,.1f} {workload.unit}")
                 if row.faults:
                     console.print(f"  {'; '.join(row.faults)}\n{row.run.output}", markup=False, highlight=False)
-                if args.what == "memory":
+                if args.what in {"memory", "disk"}:
                     report.show_processes(console, row)
     return section
 
@@ -167,7 +170,7 @@ def _fine(console: Console, args: argparse.Namespace, section: report.Section) -
     # With few files the start of the workers is most of what is measured: no verdict on that.
     fast = args.quick or section.floor_reached() is not False
     fine = fast and not any(row.faults for row in section.rows)
-    if args.what == "memory":
+    if args.what in {"memory", "disk"}:
         for row in section.rows:
             for actor, heap in report.largest_actor_heaps(row).items():
                 said = "under" if heap < _HEAP_LIMIT_MB else "[bold red]NOT under[/]"

@@ -21,7 +21,7 @@ from benchmarks.programs import PROGRAMS, Run
 from benchmarks.results import Measured
 from benchmarks.workload import Workload
 
-_ACTORS = ("ConsumerActor", "CommitterActor")
+_ACTORS = ("ConsumerActor", "CommitterActor", "extract")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def show_processes(console: Console, row: Row) -> None:
 
 
 def largest_actor_heaps(row: Row) -> dict[str, float]:
-    """Peak heap in MB of each of this program's two kinds of actors that must stay small."""
+    """Peak heap in MB of the largest of each of this program's processes that must stay small."""
     heaps: dict[str, float] = {}
     for role, peaks in row.run.usage.by_role().items():
         for actor in _ACTORS:

@@ -53,7 +53,7 @@ class Workload:
     file_bytes: int
     chunk_bytes: int
     interleaved: int
-    function: Literal["count_lines", "parse"]
+    function: Literal["count_lines", "count_lines_in_pieces", "parse"]
     peer_results: int
     floor: float
     floor_rate: float = 0.0
@@ -82,6 +82,8 @@ class Workload:
     def quick(self) -> Workload:
         """The same with few files: to see that all works, not to measure."""
         few = max(12, self.files // 10)
+        if self is DISK:
+            return replace(self, file_bytes=self.file_bytes // 100)
         return replace(self, files=few, peer_results=min(self.peer_results, max(2, few // 20)))
 
 
@@ -100,6 +102,8 @@ MEMORY = Workload(
     "memory", "100 MB files, 100 at a time", 100, 104_857_600, 524_288, 100, "count_lines", 0, 0.0, staggered=False
 )
 """Not about speed: all of its 10 GB are open before the first file is whole."""
+DISK = Workload("disk", "2 GB files, read from disk", 2, 2_147_483_648, 524_288, 1, "count_lines_in_pieces", 0, 0.0)
+"""Not about speed either: what a worker needs for a file that it reads in pieces (`extraction.datafile=disk`)."""
 
 
 @cache

@@ -221,11 +221,9 @@ def test_a_full_ledger_makes_outcomes_wait_and_reading_goes_on(private_broker: P
         assert 0 < len(lab.results_seen()) < len(singles), "the ledger was never full"
         lab.topic.put_in_order((*messages_of(file, [2])[0], 0) for file in doubles)
         everything = len(singles) + len(doubles)
-        wait_until(
-            lambda: program.process.poll() is not None or len(lab.results_seen()) == everything,
-            DEADLINE_S,
-            "all results",
-        )
+        said = f"{everything:,} files done"
+        wait_until(lambda: program.process.poll() is not None or said in program.err(), DEADLINE_S, "all results")
         assert program.process.poll() is None, program.err()
+        assert len(lab.results_seen()) == everything
     finally:
         lab.close()
