@@ -65,11 +65,12 @@ class Columns(MetadataJSONReproducer):
         }}
 '''
 RUN = """
-import os, sys, threading, time
+import os, pathlib, sys, threading, time
 from columns import Columns
 
 config, source, results, enough, output = sys.argv[1:6]
-columns = Columns(config, source, results, output_dir=output, mode="memory", consumer_group_id="create_new", unit="mV")
+options = {"output_dir": pathlib.Path(output), "mode": "memory", "consumer_group_id": "create_new"}
+columns = Columns(config, source, results, unit="mV", **options)
 worker = threading.Thread(target=columns.produce_processing_results_for_files_as_read, daemon=True)
 worker.start()
 while worker.is_alive() and columns.n_results_produced_files < int(enough):
@@ -80,12 +81,12 @@ columns.close()
 os._exit(0 if not worker.is_alive() else 3)
 """
 READ = """
-import json, sys
-from openmsistream.kafka_wrapper import ConsumerGroup
+import json, pathlib, sys
+from openmsistream.kafka_wrapper import OpenMSIStreamConsumer
 
 config, topic, enough = sys.argv[1:4]
-group = ConsumerGroup(config, topic, consumer_group_id="create_new")
-consumer = group.get_new_subscribed_consumer()
+consumer = OpenMSIStreamConsumer.from_file(pathlib.Path(config))
+consumer.subscribe([topic])
 seen = []
 while len(seen) < int(enough):
     message = consumer.get_next_message(0.5)
