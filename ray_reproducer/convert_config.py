@@ -25,7 +25,8 @@ from ray_reproducer.error_report import guarded, ours
 from ray_reproducer.kafka.properties import is_secret
 from ray_reproducer.openmsistream_config import VARIABLE, OpenMSIStreamConfig, interpret, written_sections
 
-_CLIENT_SECTIONS: Final = ("broker", "consumer", "producer")
+_BESIDE: Final = ("heartbeat", "log")
+_SERVERS: Final = "bootstrap.servers"
 _ENVIRONMENT_ONLY: Final = re.compile(r"^\$\{oc\.env:[A-Za-z_]\w*\}$")
 _INTERPOLATION: Final = re.compile(r"(\\*)\$\{")
 _HEAD: Final = """\
@@ -75,7 +76,8 @@ def convert(path: Path, name: str) -> tuple[str, list[str]]:
         section: {key: _value(section, key, value, notes) for key, value in keys.items()}
         for section, keys in written.items()
     }
-    meaning = interpret(path, sections)
+    beside = [section for section in _BESIDE if section in sections]
+    meaning = interpret(path, sections, beside)
     notes += meaning.notes
     if meaning.group_id not in {"", CREATE_NEW}:
         notes.append(
@@ -83,9 +85,8 @@ def convert(path: Path, name: str) -> tuple[str, list[str]]:
             f"To go on from the place of a group: group_id={meaning.group_id}"
         )
     notes += [
-        f"The section [{section}] is not converted: it is read by classes that are run with --config {path.name}."
-        for section in written
-        if section not in _CLIENT_SECTIONS
+        f"The section [{section}] is used when a topic is named: {section}.topic=NAME (was: --{section}_topic_name)."
+        for section in beside
     ]
     return f"{_HEAD.format(old=path.name, name=name)}{OmegaConf.to_yaml(OmegaConf.create(_tree(meaning)))}", notes
 
@@ -99,7 +100,17 @@ def _tree(meaning: OpenMSIStreamConfig) -> dict[str, Any]:
     }
     tree: dict[str, Any] = {"kafka": _nested(clients.common)}
     tree |= {kind: _nested(settings) for kind, settings in own.items() if settings}
+    for section, others in (("heartbeat", meaning.heartbeat), ("log", meaning.log)):
+        if others is not None:
+            tree[section] = {"kafka": _nested(_differing(others.common, clients.common))}
     return {**tree, "start": meaning.start}
+
+
+def _differing(others: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a client that may be of another broker: all of them then, or those that are not as for this one."""
+    if others.get(_SERVERS) != common.get(_SERVERS):
+        return dict(others)
+    return {name: value for name, value in others.items() if common.get(name) != value}
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +133,7 @@ def _value(section: str, key: str, value: str, notes: list[str]) -> str:
     converted = _INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", value)
     if value.startswith("$"):
         converted = VARIABLE.sub(lambda match: f"${{oc.env:{match[1].strip('{}')}}}", value)
-    if section not in _CLIENT_SECTIONS or not is_secret(key) or _ENVIRONMENT_ONLY.match(converted):
+    if not is_secret(key) or _ENVIRONMENT_ONLY.match(converted):
         return converted
     words = ("kafka", key) if section == "broker" else ("kafka", section, key)
     variable = re.sub(r"\W", "_", "_".join(words)).upper()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from ray_reproducer.config import checked, pipeline_settings
 from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig
@@ -34,6 +35,9 @@ sasl.password = $LAB_PRODUCER
 value.serializer = StringSerializer
 [heartbeat]
 bootstrap.servers = other:9092
+sasl.password = hush hush
+[log]
+linger.ms = 100
 """
 
 
@@ -63,9 +67,11 @@ def test_the_program_gets_the_same_client_settings_from_the_new_file(
     )
     assert "enable.auto.commit = True" in err
     assert "group.id = lab is not taken over" in err
-    assert "[heartbeat] is not converted" in err
+    assert "sasl.password of [heartbeat] is a secret" in err
+    assert "The section [heartbeat] is used when a topic is named: heartbeat.topic=NAME" in err
 
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "hush${x}")
+    monkeypatch.setenv("KAFKA_HEARTBEAT_SASL_PASSWORD", "hush hush")
     overrides = ["kafka=lab", "+extractor=file_info", "topics.source=raw", "topics.results=metadata"]
     plain = checked(compose(MAIN_CONFIG, AppConfig, overrides), AppConfig)
     made = pipeline_settings(plain, LoadedExtractor("x", b"", (), None))
@@ -74,6 +80,11 @@ def test_the_program_gets_the_same_client_settings_from_the_new_file(
     assert made.clients.for_consumer() == expected.clients.for_consumer()
     assert made.clients.for_producer() == expected.clients.for_producer()
     assert made.clients.for_admin() == expected.clients.for_admin()
+    resolved = OmegaConf.to_container(compose(MAIN_CONFIG, AppConfig, overrides), resolve=True)
+    assert isinstance(resolved, dict)
+    other = {"bootstrap": {"servers": "other:9092"}, "sasl": {"password": "hush hush"}}
+    assert resolved["heartbeat"]["kafka"] == other
+    assert resolved["log"]["kafka"] == {"linger": {"ms": "100"}}
     # And a setting of it is changed as any other.
     changed = compose(MAIN_CONFIG, AppConfig, [*overrides, "kafka.bootstrap.servers=second:1"])
     assert changed.kafka.bootstrap.servers == "second:1"

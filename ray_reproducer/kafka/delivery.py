@@ -268,6 +268,8 @@ class TransactionalDelivery:
         if found == self._before:
             # Some of its records may be visible all the same: the ids beside them tell a new life which.
             return PipelineError("the broker has lost a transaction that it had said was committed")
+        if not found:  # they go with the topic that they are of; the next life will look at that first
+            return PipelineError(f"the committed positions of group {self._group.group_id} are gone")
         return self._fenced("the committed positions are not ours")
 
     def _resume(self) -> None:
@@ -282,7 +284,7 @@ class TransactionalDelivery:
         """Stop if positions are committed that are none of those known, sent, or known before them (rules 7 and 8)."""
         found = self._group.peek(sorted(self._partitions))
         if found not in (self._known, sent, self._before):
-            raise self._fenced("the committed positions are not ours")
+            raise self._not_ours(found)
 
     def _read(self) -> dict[int, CommittedOffset]:
         """Read the committed positions; what the broker has left open of ours is ended first (rule 8)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -98,6 +100,7 @@ def _package(workspace: Path) -> None:
 
 
 OWN_MAIN = '''
+import shutil
 import signal
 import sys
 
@@ -202,3 +205,50 @@ def test_a_class_is_a_program_and_an_extractor_and_keeps_its_place(
     assert len(read_committed(results)) == 6
     on_disk = sorted(path.name for path in (workspace / "LineReader_output").iterdir())
     assert [name for name in on_disk if name != "LOGS"] == [f"{letter}{n}.txt" for letter in "ab" for n in range(3)]
+
+
+def registered(workspace: Path, results: str) -> list[str]:
+    """Paths in the registry of results, in order."""
+    (registry,) = (workspace / "LineReader_output" / "LOGS").glob(f"results_produced_to_{results}*.csv")
+    with registry.open(encoding="utf-8", newline="") as file:
+        return sorted(row["rel_filepath"] for row in csv.DictReader(file, delimiter=";"))
+
+
+@pytest.mark.usefixtures("package")
+def test_a_class_that_is_stopped_abruptly_goes_on_where_it_was(
+    workspace: Path,
+    start_program: Callable[..., Program],
+    bootstrap_servers: str,
+    unique_topic: Callable[..., str],
+    read_committed: Callable[[str], list[RecordSeen]],
+) -> None:
+    source, results = unique_topic("class.source", partitions=4), unique_topic("class.results")
+    clients = ClientConfigs({"bootstrap.servers": bootstrap_servers})
+    arguments = ["--config", "lab", "--consumer_topic_name", source, "--producer_topic_name", results]
+    arguments += [
+        "--consumer_group_id",
+        source,
+        "--mode",
+        "both",
+        "--newline",
+        "|",
+        "--",
+        "extraction.max_batch_files=1",
+    ]
+
+    program = start_program(*arguments, module="xrd.reader", LAB_SERVERS=bootstrap_servers)
+    for number in range(20):
+        upload_directory(clients, source, make_files(workspace.parent / f"data{number}", number), chunk_size_bytes=3)
+    wait_until(lambda: len(read_committed(results)) >= 10, RESULTS_DEADLINE_S, "some results")
+    program.kill()
+
+    # The registries are views: they are made anew from the topics, even if they are gone.
+    shutil.rmtree(workspace / "LineReader_output" / "LOGS")
+    arguments += ["run=drain"]
+    code, _, err = start_program(*arguments, module="xrd.reader", LAB_SERVERS=bootstrap_servers).wait()
+    assert code == 0, err
+    keys = [record.key for record in read_committed(results)]
+    assert len(keys) == len(set(keys)) == 60
+    assert registered(workspace, results) == sorted(
+        repr(path) for number in range(20) for path in (f"a{number}.txt", f"b{number}.txt", f"sub/left_out{number}.txt")
+    )

@@ -153,6 +153,18 @@ def test_rule_8_a_transaction_that_is_lost_after_it_was_committed_lets_all_begin
     assert delivery.start() == {0: CommittedOffset(1, "one")}
 
 
+def test_positions_that_are_gone_let_all_begin_anew(
+    clients: ClientConfigs, name: str, topics: tuple[str, str], delivery: TransactionalDelivery
+) -> None:
+    delivery.start()
+    for number in (1, 2):
+        assert delivery.deliver([Record(topics[1], "k", b"%d" % number)], {0: CommittedOffset(number, "")})
+    admin.forget_group(clients, name, WAIT_S)
+    delivery._outbox.drop()
+    with pytest.raises(PipelineError, match=f"the committed positions of group {name} are gone"):
+        delivery.deliver([Record(topics[1], "k", b"3")], {0: CommittedOffset(3, "")})
+
+
 def test_rule_8_positions_before_the_last_but_one_transaction_are_somebody_elses(
     clients: ClientConfigs, name: str, topics: tuple[str, str], delivery: TransactionalDelivery
 ) -> None:
