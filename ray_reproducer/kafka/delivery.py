@@ -42,7 +42,7 @@ from ray_reproducer.core.errors import (
 )
 from ray_reproducer.kafka import failpoints, faults, leftovers
 from ray_reproducer.kafka.client_config import ClientConfigs
-from ray_reproducer.kafka.group_offsets import CommittedOffset, GroupOffsets
+from ray_reproducer.kafka.group_offsets import STABLE_S, CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
 
 __all__ = ["PAUSE_S", "CommittedOffset", "Delivery", "Record", "TransactionalDelivery"]
@@ -53,6 +53,8 @@ _OUR_SHARE: Final = 0.75
 """We give a transaction up before the broker does: what the broker aborts looks as if we were fenced."""
 _CALL_S: Final = 2.0
 """One try of a call that is then repeated: between tries errors of the connection are heard."""
+_LONGEST_PATIENCE_S: Final = 60.0
+"""For one answer of a broker that is slow: the time that the client library itself gives it by default."""
 PAUSE_S: Final = (0.05, 0.2, 1.0, 5.0)
 """Pauses after the first, second, ... failure in a row."""
 
@@ -289,8 +291,10 @@ class TransactionalDelivery:
     def _read(self) -> dict[int, CommittedOffset]:
         """Read the committed positions; what the broker has left open of ours is ended first (rule 8)."""
         partitions = sorted(self._partitions)
-        while not self._group.is_stable(partitions):
+        patience_s = STABLE_S
+        while not self._group.is_stable(partitions, patience_s):
             self._end_leftovers(positions=partitions)
+            patience_s = min(2 * patience_s, _LONGEST_PATIENCE_S)  # perhaps it was only slow
         return self._group.read(partitions)
 
     def _end_leftovers(self, positions: Sequence[int] = ()) -> None:

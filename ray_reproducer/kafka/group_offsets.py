@@ -18,7 +18,7 @@ from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_consum
 
 _READ_TIMEOUT_S: Final = 5.0
 """One try to read the positions; tries go on until one succeeds. While a transaction is open the read waits."""
-_STABLE_S: Final = 2.0
+STABLE_S: Final = 2.0
 """After so long without an answer something is in the way: the broker, or an open transaction."""
 _DEAD_AFTER_MS: Final = 10_000
 """A connection that has not answered for so long is given up, in milliseconds. The library's own limit, a minute, is
@@ -88,23 +88,27 @@ class GroupOffsets:
         """
         return self._read(self._consumer, partitions)
 
-    def is_stable(self, partitions: Sequence[int]) -> bool:
+    def is_stable(self, partitions: Sequence[int], patience_s: float = STABLE_S) -> bool:
         """Look whether the positions can be read without waiting for an open transaction.
 
         It waits while the broker is away.
+
+        Args:
+            partitions: whose positions.
+            patience_s: how long one answer may take.
 
         Raises:
             BrokerError: the broker denies us the right.
         """
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
         while True:
-            _, error = self._try(self._consumer, wanted, _STABLE_S)
+            _, error = self._try(self._consumer, wanted, patience_s)
             if error is None:
                 return True
             self._refuse_hopeless(error, "read")
             self.peek(partitions)  # so the broker answers now
             if error.code() in _OPEN_TRANSACTION:
-                _, error = self._try(self._consumer, wanted, _STABLE_S)
+                _, error = self._try(self._consumer, wanted, patience_s)
                 if error is None or error.code() in _OPEN_TRANSACTION:
                     return error is None
             self._wait(0.2)
