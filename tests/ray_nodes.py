@@ -93,9 +93,13 @@ class RayNodes:
     Args:
         environment: added to this process's; actors and workers inherit it.
         object_store_bytes: of each node.
+        head_cores: for tasks and actors on the head.
+        takes_jobs: whether the head has the server for jobs (and so the dashboard), at ``jobs_address``.
     """
 
-    def __init__(self, environment: Mapping[str, str], object_store_bytes: int) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], object_store_bytes: int, head_cores: int = 0, *, takes_jobs: bool = False
+    ) -> None:
         # Not in pytest's directory: the names of Ray's sockets may have 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))
         programs = Path(sys.executable).parent
@@ -112,7 +116,9 @@ class RayNodes:
         self.nodes: list[Node] = []
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self.address = f"127.0.0.1:{ports['port']}"
-        head = ["--head", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self.directory}"]
+        self.jobs_address = f"127.0.0.1:{ports['dashboard-port']}"
+        head = ["--head", f"--num-cpus={head_cores}", f"--include-dashboard={'true' if takes_jobs else 'false'}"]
+        head.append(f"--temp-dir={self.directory}")
         self.head = self._start(*head, *(f"--{name}={port}" for name, port in ports.items()))
         wait_until(
             lambda: self.head.is_up() or self.head.has_ended(), START_DEADLINE_S, f"the cluster at {self.address}"

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import http.client
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.upload import upload_directory
 from tests.e2e.conftest import Files, Program, RecordSeen, function_of, local_results, write_files
+from tests.ray_nodes import RayNodes
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 DEADLINE_S = 180.0
 OBJECT_STORE_BYTES = 200_000_000
-PORTS = (
-    "port",
-    "dashboard-port",
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "runtime-env-agent-port",
-    "metrics-export-port",
-    "ray-client-server-port",
-)
 FILES: Files = {"one.txt": b"1\n", "a/b/größe.bin": bytes(range(256)) * 5000, "a/two.txt": b"1\n2\n"}
 MY_LAB = """
 import hashlib
@@ -58,56 +43,21 @@ def digest_and_code(datafile):
 MY_HELPER = "def line_count(data):\n    return data.count(10)\n"
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A Ray cluster of the test's own."""
-
-    address: str
-    dashboard: str
-    environment: dict[str, str]
-
-
 @pytest.fixture(name="cluster", scope="module")
-def _cluster() -> Iterator[Cluster]:
+def _cluster() -> Iterator[RayNodes]:
     """One node; its files, ports and processes are its own, and end with it."""
-    # Not in pytest's directory: the names of Ray's sockets may have 107 bytes.
-    directory = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    programs = Path(sys.executable).parent
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    command = [str(programs / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
-    command += [f"--temp-dir={directory}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    log = directory / "start.txt"
-    with log.open("w") as output:
-        head = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    cluster = RayNodes({}, OBJECT_STORE_BYTES, head_cores=2, takes_jobs=True)
     try:
-        cluster = Cluster(f"127.0.0.1:{ports['port']}", f"127.0.0.1:{ports['dashboard-port']}", environment)
-        wait_until(lambda: takes_jobs(cluster, head, log), DEADLINE_S, "the cluster")
+        wait_until(lambda: takes_jobs(cluster), DEADLINE_S, "the cluster")
         yield cluster
     finally:
-        end_tree(head)
-        shutil.rmtree(directory, ignore_errors=True)
+        cluster.close()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens to; all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-
-
-def takes_jobs(cluster: Cluster, head: subprocess.Popen[bytes], log: Path) -> bool:
+def takes_jobs(cluster: RayNodes) -> bool:
     """Whether the cluster answers questions about jobs."""
-    assert head.poll() is None, log.read_text()
-    connection = http.client.HTTPConnection(cluster.dashboard, timeout=DEADLINE_S)
+    assert not cluster.head.has_ended(), cluster.head.log.read_text()
+    connection = http.client.HTTPConnection(cluster.jobs_address, timeout=DEADLINE_S)
     try:
         connection.request("GET", "/api/jobs/")
         return connection.getresponse().status == http.client.OK
@@ -117,10 +67,10 @@ def takes_jobs(cluster: Cluster, head: subprocess.Popen[bytes], log: Path) -> bo
         connection.close()
 
 
-def submit(cluster: Cluster, working_dir: Path, *program: str) -> subprocess.CompletedProcess[str]:
+def submit(cluster: RayNodes, working_dir: Path, *program: str) -> subprocess.CompletedProcess[str]:
     """Run ``ray job submit`` as a person would, in the directory that is sent along."""
     ray = str(Path(sys.executable).with_name("ray"))
-    address = f"http://{cluster.dashboard}"
+    address = f"http://{cluster.jobs_address}"
     command = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", *program]
     return subprocess.run(
         command,
@@ -134,17 +84,6 @@ def submit(cluster: Cluster, working_dir: Path, *program: str) -> subprocess.Com
         timeout=DEADLINE_S,
         check=False,
     )
-
-
-def end_tree(head: subprocess.Popen[bytes]) -> None:
-    """End a cluster's processes, and only these."""
-    tree = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-    head.terminate()
-    _, alive = psutil.wait_procs(tree, timeout=10)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=DEADLINE_S)
-    head.wait(DEADLINE_S)
 
 
 @pytest.fixture(name="arguments")
@@ -185,7 +124,7 @@ def by_path(records: Sequence[RecordSeen]) -> dict[str, Any]:
 
 
 def test_a_submitted_job_needs_only_the_users_directory(
-    cluster: Cluster,
+    cluster: RayNodes,
     workspace: Path,
     arguments: tuple[list[str], str],
     read_committed: Callable[[str], list[RecordSeen]],
@@ -198,7 +137,7 @@ def test_a_submitted_job_needs_only_the_users_directory(
 
 
 def test_attached_from_outside_the_code_is_sent_along(
-    cluster: Cluster,
+    cluster: RayNodes,
     workspace: Path,
     arguments: tuple[list[str], str],
     start_program: Callable[..., Program],

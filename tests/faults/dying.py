@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
+import psutil
+
 from tests.faults import processes
 from tests.faults.fault import Fault, register
 from tests.faults.plan import Batch
@@ -25,8 +27,12 @@ class _KillOne(Fault):
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
-        victims = wait_until(lambda: rig.processes_of(self.role)[self.which :], RECOVERY_S, f"{self.role} to kill")
-        processes.kill(victims[:1])
+
+        def victims() -> list[psutil.Process]:
+            rig.keep_busy()
+            return rig.find(self.role)[self.which :]
+
+        processes.kill(wait_until(victims, RECOVERY_S, f"{self.role} to kill")[:1])
 
 
 @register

@@ -233,8 +233,7 @@ class Rig:
         """The same, waited for until there is one."""
 
         def found() -> list[psutil.Process]:
-            if self.has_ended():
-                raise UnexpectedEndError(self._end_text("while its processes were looked for"))
+            self.revive()
             return self.find(role)
 
         return wait_until(found, deadline_s, f"a process of role {role}")
@@ -293,9 +292,7 @@ class Rig:
 
         def all_there() -> bool:
             self.look()
-            if self.has_ended():
-                self._take_end()
-                self.start()
+            self.revive()
             return not self.judge.missing()
 
         problems = len(self.judge.problems)
@@ -315,10 +312,25 @@ class Rig:
         self.is_spoilt = False
         return Recovery(seconds, self.starts - starts_before)
 
-    def _at_ends(self) -> bool:
+    def revive(self) -> None:
+        """Start the program again if it has ended.
+
+        Raises:
+            UnexpectedEndError: that was not announced.
+        """
         if self.has_ended():
             self._take_end()
             self.start()
+
+    def keep_busy(self, files: int = 10) -> None:
+        """Let there be work for the program: for faults that wait for something that happens only then."""
+        self.look()
+        self.revive()
+        if not self.judge.missing():
+            self.put(files)
+
+    def _at_ends(self) -> bool:
+        self.revive()
         try:
             wanted = ends(self.servers, self.source, PARTITIONS)
         except KafkaException:

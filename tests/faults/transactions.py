@@ -21,8 +21,6 @@ WITHOUT_TRANSACTION = ("positions",)
 FAILPOINT_WEIGHT = 0.25
 """There are many of them."""
 MOST_PASSES = 3
-MORE_FILES = 10
-"""Put on the topic, again and again, until the failpoint is passed."""
 
 
 class _Failpoint(Fault):
@@ -45,9 +43,7 @@ class _Failpoint(Fault):
         def reached() -> bool:
             if not (rig.failpoints / self.at).exists():
                 return True
-            rig.look()
-            if not rig.judge.missing():
-                rig.put(MORE_FILES)
+            rig.keep_busy()
             return False
 
         wait_until(reached, RECOVERY_S, f"the failpoint {self.at} to be reached")

@@ -127,7 +127,7 @@ def proxy_has_delivered(interception: Interception) -> bool:
 
 
 # Longer than a commit is held: otherwise the same commit would go by through another connection.
-@pytest.mark.parametrize("dead_after_ms", [20_000])
+@pytest.mark.parametrize("dead_after_ms", [int(TRANSACTION_TIMEOUT_S * 1000)])
 def test_a_late_copy_of_a_commit_does_not_commit_the_next_transaction(
     private_broker: PrivateBroker, stream: Delivering, topics: tuple[str, str], truth: ClientConfigs
 ) -> None:
