@@ -77,9 +77,9 @@ class History:
 
     def _existing_results(self) -> ExistingResults:
         settings = self._settings
-        found = existing_results(settings.clients, settings.results_topic, self._health, self._wait)
+        found = existing_results(settings.clients, settings.results_topic, self._tag, self._health, self._wait)
         if not settings.is_later_life:
-            self._tell(f"start=skip_existing: {len(found):,} files have results of another program, and are skipped.")
+            self._tell(f"start=skip_existing: {len(found):,} files have results of others, and are skipped.")
         return found
 
 

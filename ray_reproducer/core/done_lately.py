@@ -5,8 +5,8 @@ Rules:
 1. A version is remembered when its outcome is committed; up to a number of them, the longest known is forgotten first.
 2. With ``duplicates=reprocess`` nothing is remembered: what comes after the outcome is a file like any other.
 3. A new life of the program remembers what it is told of earlier ones (the ids stand beside the results in Kafka).
-4. With results of another program, which tell paths and no versions, a file counts as finished if its result is not
-   older than its chunks: what was sent after that is a new version.
+4. With results of others (programs, groups), which tell paths and no versions, a file counts as finished if its result
+   is not older than its chunks: what was sent after that is a new version.
 5. That the only chunk of a version is done says that the version is finished, too; unless it is known to have come
    damaged, or nothing is known of that: then it may be sent again.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ExistingResults:
-    """Keys of results that another program has made, each with the time of the newest (rule 4)."""
+    """Keys of results that others have made, each with the time of the newest (rule 4)."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -71,7 +71,7 @@ class DoneLately:
             duplicates: whether any are (rule 2).
             known: ids of versions that were finished, in their order.
             damaged: ids of versions that have come damaged; None if that is not known.
-            existing: results of another program; None: none.
+            existing: results of others; None: none.
         """
         self._existing = existing
         self._limit = limit if duplicates == "skip" else 0
@@ -85,7 +85,7 @@ class DoneLately:
         return version_id in self._ids
 
     def recognise(self, version: FileVersion, oldest_ms: int) -> bool:
-        """Whether a version is finished, as far as is remembered, or by results of another program: then it is now.
+        """Whether a version is finished, as far as is remembered, or by results of others: then it is now.
 
         Args:
             version: the file version.

@@ -1,9 +1,9 @@
-"""Which results are on the topic already, from a program that leaves no ids beside them (``start=skip_existing``).
+"""Which results are on the topic already, from other programs and other groups (``start=skip_existing``).
 
 Rules:
 
-1. A record without our header counts, by its key: the key tells the file's path. Ours are told by their ids
-   (``finished_lately``), which know versions of one path apart.
+1. A record counts by its key, which tells the file's path; but for those of our own group, which are told by their ids
+   (``finished_lately``): these know versions of one path apart.
 2. Of records with the same key, the newest counts.
 3. Keys are kept as hashes of 8 bytes, about 100 bytes of memory each.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 from confluent_kafka import Message
 
@@ -22,13 +23,14 @@ from ray_reproducer.kafka.reading import TopicReading
 
 
 def existing_results(
-    clients: ClientConfigs, topic: str, health: faults.Health, wait: Callable[[float], None]
+    clients: ClientConfigs, topic: str, ours: bytes, health: faults.Health, wait: Callable[[float], None]
 ) -> ExistingResults:
     """Read the keys of all results that are on a topic.
 
     Args:
         clients: the user's client settings.
         topic: where results are.
+        ours: the tag of our group and source topic (``finished_lately.tag``).
         health: is told of trouble.
         wait: called between tries with seconds; raises to give up.
 
@@ -39,7 +41,8 @@ def existing_results(
 
     def take(message: Message) -> None:
         key = message.key()
-        if key and not any(name == finished_lately.HEADER for name, _ in list(message.headers() or ())):
+        headers: list[Any] = list(message.headers() or ())
+        if key and finished_lately.tag_of(headers) != ours:
             found.add(key, message.timestamp()[1])
 
     with closing(TopicReading(clients, health, wait)) as reading:

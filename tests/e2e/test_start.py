@@ -42,7 +42,7 @@ def test_skip_existing_and_group(
 
     code, _, err = start_program(*common, "start=skip_existing").wait()
     assert code == 0, err
-    assert "start=skip_existing: 4 files have results of another program, and are skipped." in err
+    assert "start=skip_existing: 4 files have results of others, and are skipped." in err
     ours = [record.key for record in read_committed(results) if "theirs" not in record.value]
     assert sorted(ours) == sorted(file.version.result_key for file in (again, *rest))
 

@@ -14,30 +14,29 @@ from ray_reproducer.kafka.existing_results import existing_results
 from tests.kafka.reading import WAIT_S, ignore
 
 pytestmark = pytest.mark.slow
+OURS = b"ours...."
 
 
-def test_keys_without_our_header_count_with_their_newest_time(
-    clients: ClientConfigs, unique_topic: Callable[..., str]
-) -> None:
+def test_keys_of_others_count_with_their_newest_time(clients: ClientConfigs, unique_topic: Callable[..., str]) -> None:
     topic = unique_topic("results", 3)
-    a, b, ours = (FileVersion("dir", name, "", bytes(64), 1) for name in ("a.csv", "b.csv", "ours.csv"))
+    a, b, ours, theirs = (FileVersion("dir", name, "", bytes(64), 1) for name in ("a", "b", "ours", "theirs"))
     producer = Producer(clients.for_producer())
     for milliseconds in (2_000, 1_000):
         producer.produce(topic, b"{}", a.result_key, timestamp=milliseconds)
     producer.produce(topic, b"{}", b.result_key, timestamp=3_000)
-    header = finished_lately.headers(bytes(8), ours.id)
-    producer.produce(topic, b"{}", ours.result_key, timestamp=3_000, headers=list(header))
+    for tag, version in ((OURS, ours), (b"theirs..", theirs)):
+        header = finished_lately.headers(tag, version.id)
+        producer.produce(topic, b"{}", version.result_key, timestamp=3_000, headers=list(header))
     producer.produce(topic, b"{}", timestamp=3_000)
     assert producer.flush(WAIT_S) == 0
-    found = existing_results(clients, topic, faults.Health(ignore), lambda _: None)
-    assert len(found) == 2
-    assert [found.covers(a, 2_000), found.covers(a, 2_001), found.covers(b, 3_000), found.covers(ours, 1)] == [
-        True,
-        False,
-        True,
-        False,
-    ]
+    found = existing_results(clients, topic, OURS, faults.Health(ignore), lambda _: None)
+    assert len(found) == 3
+    assert found.covers(a, 2_000)
+    assert not found.covers(a, 2_001)
+    assert found.covers(b, 3_000)
+    assert found.covers(theirs, 1)
+    assert not found.covers(ours, 1), "our own are told by their ids"
 
 
 def test_an_empty_topic_has_none(clients: ClientConfigs, unique_topic: Callable[..., str]) -> None:
-    assert len(existing_results(clients, unique_topic("results", 2), faults.Health(ignore), lambda _: None)) == 0
+    assert len(existing_results(clients, unique_topic("results", 2), OURS, faults.Health(ignore), lambda _: None)) == 0
