@@ -8,8 +8,11 @@ Rules:
    the next offset is *beyond* the end, the topic was made anew or cut: that is reported too, and reading stops there.
 3. ``PartitionEnd`` carries the true next offset, over transaction markers and compacted tails; a message that
    follows with a higher offset than expected leaves a gap of offsets that will never come.
-4. The hot path is one call of the library; prefetched messages are never thrown away (no pause, no seek) but in rule 2,
-   and where the caller asks for a jump.
+4. The hot path is one call of the library; prefetched messages are never thrown away (no pause, no seek) but in rules 2
+   and 5, and where the caller asks for a jump.
+5. A partition that goes on, though nothing has come of it from one look to the next but one, is read through a new
+   connection from where it stands. (Seen with librdkafka 2.16: after a broker has been started again it may know no
+   partitions for a moment, and the library never fetches from some of them again.)
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ _TUNING: Final[Mapping[str, Value]] = {
 }
 _ASK_S: Final = 1.0
 """How long a question about the limits of a partition may take before reading goes on."""
+_LOOK_EVERY_S: Final = 10.0
+"""How often partitions are looked for of which nothing comes any more: two looks make a standstill."""
+_LOOKED_AT: Final = 8
+"""Partitions that the broker is asked for at one look, a few milliseconds each; the others' turn comes later."""
 _PROBE_EVERY_S: Final = 2.0
 """While in trouble and without messages: how often to ask the broker whether it is back."""
 
@@ -100,7 +107,13 @@ class Source:
         self._partitions: list[int] = []
         self._lost: dict[int, int] = {}
         self._next_probe_s = 0.0
-        config = clients.for_consumer(
+        self._next_look_s = time.monotonic() + _LOOK_EVERY_S
+        self._starts: dict[int, int] = {}
+        self._looked_at: dict[int, int] = {}
+        self._suspects: dict[int, int] = {}
+        self._asked_last = -1
+        self._ends: dict[int, int] = {}
+        self._config = clients.for_consumer(
             **{
                 "group.id": group_id,
                 "auto.offset.reset": "error",
@@ -108,12 +121,13 @@ class Source:
                 **_TUNING,
             }
         )
-        self._consumer = open_consumer(config, self._health.on_error)
+        self._consumer = open_consumer(self._config, self._health.on_error)
         self.add(starts)
 
     def add(self, starts: Mapping[int, int]) -> None:
         """Read further partitions, from the given offsets on; those being read are not disturbed."""
         self._partitions.extend(starts)
+        self._starts.update(starts)
         self._consumer.incremental_assign(
             [TopicPartition(self._topic, partition, offset) for partition, offset in starts.items()]
         )
@@ -121,6 +135,7 @@ class Source:
     def jump(self, partition: int, offset: int) -> None:
         """Go on reading a partition at another offset; what was fetched ahead of it is thrown away."""
         position = TopicPartition(self._topic, partition, offset)
+        self._starts[partition] = offset
         self._consumer.incremental_unassign([position])
         self._consumer.incremental_assign([position])
 
@@ -138,6 +153,8 @@ class Source:
             BrokerError: the broker does not let us read the topic (any more).
         """
         message = self._consumer.poll(timeout_s)
+        if time.monotonic() >= self._next_look_s:
+            self._look_for_standstill()
         if message is None:
             return self._idle()
         error = message.error()
@@ -164,6 +181,7 @@ class Source:
         partition, offset = message.partition(), message.offset()
         if error.code() == faults.END_OF_PARTITION and partition is not None and offset is not None:
             self._health.well()
+            self._ends[partition] = offset
             return PartitionEnd(partition, offset)
         if error.code() == faults.OFFSET_GONE and partition is not None and offset is not None:
             self._lost[partition] = offset
@@ -195,6 +213,7 @@ class Source:
         del self._lost[partition]
         low, high = limits
         position = TopicPartition(self._topic, partition, max(low, wanted))
+        self._starts[partition] = position.offset
         self._consumer.incremental_unassign([position])
         if wanted > high:
             self._partitions.remove(partition)
@@ -209,3 +228,40 @@ class Source:
         except KafkaException as exception:
             self._health.report(faults.text(faults.of(exception)))
             return None
+
+    def _look_for_standstill(self) -> None:
+        """Rule 5; the message that was taken before this call counts as taken."""
+        positions = self._positions()
+        silent = {p: offset for p, offset in positions.items() if self._looked_at.get(p) == offset}
+        self._looked_at = positions
+        stands: dict[int, int] = {}
+        turn = sorted(silent, key=lambda p: (p not in self._suspects, p <= self._asked_last, p))
+        for partition in turn[:_LOOKED_AT]:
+            self._asked_last = partition
+            limits = self._limits(partition)
+            if limits is None:  # the broker is away: nothing is known of the others either
+                break
+            if limits[0] <= silent[partition] < limits[1]:
+                stands[partition] = silent[partition]
+        if any(self._suspects.get(partition) == offset for partition, offset in stands.items()):
+            self._read_anew(positions)
+            stands = {}
+        self._suspects = stands
+        self._next_look_s = time.monotonic() + _LOOK_EVERY_S
+
+    def _positions(self) -> dict[int, int]:
+        """The next offset of each partition that is read; it may lie behind the last message (rule 3)."""
+        wanted = [TopicPartition(self._topic, p) for p in self._partitions if p not in self._lost]
+        return {
+            # The library says less than zero if nothing has been taken yet.
+            place.partition: max(place.offset, self._starts[place.partition], self._ends.get(place.partition, 0))
+            for place in self._consumer.position(wanted)
+        }
+
+    def _read_anew(self, positions: Mapping[int, int]) -> None:
+        """Go on through a new connection."""
+        self._health.report(f"nothing comes of {self._topic} any more, though it goes on: the connection is made anew")
+        self._consumer.close()
+        self._consumer = open_consumer(self._config, self._health.on_error)
+        self._starts.update(positions)
+        self._consumer.incremental_assign([TopicPartition(self._topic, p, offset) for p, offset in positions.items()])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from ray_reproducer.kafka import source as source_module
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.embedded import EmbeddedCluster
 from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
@@ -135,4 +137,54 @@ def test_a_topic_that_is_not_there_is_trouble_not_silence(bootstrap_servers: str
     quick = {"bootstrap.servers": bootstrap_servers, "topic.metadata.propagation.max.ms": 500}
     source = Source(ClientConfigs.from_settings(quick), "g", name, {0: 0}, heard.append)
     wait_until(lambda: source.poll(0.2) or any(heard), WAIT_S, "trouble")
+    source.close()
+
+
+def test_rule_5_a_partition_that_stands_still_is_read_through_a_new_connection(
+    clients: ClientConfigs, unique_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_LOOK_EVERY_S", 0.3)
+    topic = unique_topic("source", 3)
+    for partition in range(3):
+        _produce(clients, topic, ["a", "b"], partition)
+    heard: list[str] = []
+    source = Source(clients, "g", topic, {0: 0, 1: 1, 2: 0}, heard.append)
+    assert len(messages(events_until_ends(source, 3))) == 5
+    # A partition that is paused in the library is as one that it has forgotten.
+    source._consumer.pause([TopicPartition(topic, 1)])
+    for partition in range(3):
+        _produce(clients, topic, ["c"], partition)
+    seen: list[tuple[int, str]] = []
+
+    def all_there() -> bool:
+        event = source.poll(0.1)
+        if event is not None and not isinstance(event, PartitionEnd | OffsetLost):
+            seen.append((event.partition() or 0, (event.value() or b"").decode()))
+        return len(seen) == 3
+
+    wait_until(all_there, WAIT_S, "the message behind which the library stood still")
+    assert sorted(seen) == [(0, "c"), (1, "c"), (2, "c")]
+    assert "the connection is made anew" in heard[0]
+    assert heard[-1] == ""
+    source.close()
+
+
+def test_rule_5_markers_of_transactions_are_no_standstill(
+    clients: ClientConfigs, name: str, unique_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_LOOK_EVERY_S", 0.0)
+    topic = unique_topic("source", 1)
+    producer = Producer(clients.for_producer(**{"transactional.id": name}))
+    producer.init_transactions(WAIT_S)
+    producer.begin_transaction()
+    producer.produce(topic, "a")
+    producer.commit_transaction(WAIT_S)
+    heard: list[str] = []
+    source = Source(clients, "g", topic, {0: 0}, heard.append)
+    consumer = source._consumer
+    assert events_until_ends(source, 1)[-1] == PartitionEnd(0, 2)
+    looks = iter(range(20))
+    wait_until(lambda: source.poll(0.02) is None and next(looks, None) is None, WAIT_S, "many looks")
+    assert source._consumer is consumer
+    assert heard == []
     source.close()
