@@ -26,7 +26,6 @@ from ray_reproducer.kafka.properties import is_secret
 from ray_reproducer.openmsistream_config import VARIABLE, OpenMSIStreamConfig, interpret, written_sections
 
 _BESIDE: Final = ("heartbeat", "log")
-_SERVERS: Final = "bootstrap.servers"
 _ENVIRONMENT_ONLY: Final = re.compile(r"^\$\{oc\.env:[A-Za-z_]\w*\}$")
 _INTERPOLATION: Final = re.compile(r"(\\*)\$\{")
 _HEAD: Final = """\
@@ -102,15 +101,9 @@ def _tree(meaning: OpenMSIStreamConfig) -> dict[str, Any]:
     tree |= {kind: _nested(settings) for kind, settings in own.items() if settings}
     for section, others in (("heartbeat", meaning.heartbeat), ("log", meaning.log)):
         if others is not None:
-            tree[section] = {"kafka": _nested(_differing(others.common, clients.common))}
+            # All of it, with the address: so it stands alone, and nothing of [producer] is added.
+            tree[section] = {"kafka": _nested(others.common)}
     return {**tree, "start": meaning.start}
-
-
-def _differing(others: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a client that may be of another broker: all of them then, or those that are not as for this one."""
-    if others.get(_SERVERS) != common.get(_SERVERS):
-        return dict(others)
-    return {name: value for name, value in others.items() if common.get(name) != value}
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

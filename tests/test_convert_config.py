@@ -84,7 +84,7 @@ def test_the_program_gets_the_same_client_settings_from_the_new_file(
     assert isinstance(resolved, dict)
     other = {"bootstrap": {"servers": "other:9092"}, "sasl": {"password": "hush hush"}}
     assert resolved["heartbeat"]["kafka"] == other
-    assert resolved["log"]["kafka"] == {"linger": {"ms": "100"}}
+    assert resolved["log"]["kafka"] == {**resolved["kafka"], "linger": {"ms": "100"}}, "it stands alone"
     # And a setting of it is changed as any other.
     changed = compose(MAIN_CONFIG, AppConfig, [*overrides, "kafka.bootstrap.servers=second:1"])
     assert changed.kafka.bootstrap.servers == "second:1"

@@ -179,6 +179,8 @@ class CommitterActor:
                     for instruction in self._machine.handle(event, _now()):
                         self._carry_out(instruction)
                 self._note_progress()
+            if self._progress.drained:
+                self._delivery.confirm()
         except FencedError as error:
             raise self._named(error) from None
         finally:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ray_reproducer.actors.committer_settings import CommitterSettings
 from ray_reproducer.kafka.at_least_once import AtLeastOnceDelivery
-from ray_reproducer.kafka.delivery import Delivery, TransactionalDelivery
+from ray_reproducer.kafka.delivery import TransactionalDelivery
+from ray_reproducer.kafka.delivery_protocol import Delivery
 
 
 def make_delivery(settings: CommitterSettings, on_trouble: Callable[[str], None]) -> Delivery:

@@ -14,7 +14,8 @@ from ray_reproducer.core.events import Commit, Event, TransactionAborted, Transa
 from ray_reproducer.core.live_letters import Place, clears_header
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.kafka import finished_lately
-from ray_reproducer.kafka.delivery import CommittedOffset, Delivery, Record
+from ray_reproducer.kafka.delivery import CommittedOffset, Record
+from ray_reproducer.kafka.delivery_protocol import Delivery
 
 SMALLEST_LETTER_BYTES: Final = 10_000
 """A dead letter of this size can't be made smaller: if the broker refuses it, its topic can't be used."""

@@ -61,6 +61,9 @@ class AtLeastOnceDelivery:
         self._health.well()
         return True
 
+    def confirm(self) -> None:
+        """See ``Delivery.confirm``: nothing is left open without transactions."""
+
     def close(self) -> None:
         """See ``Delivery.close``."""
         self._closed.set()

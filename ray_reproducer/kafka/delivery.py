@@ -11,8 +11,9 @@ Rules:
    (the producer is dropped and a new one made).
 4. What was committed is never guessed. After any failure the committed positions are read and compared with what we
    sent and with what was there before; if they are neither, somebody else has committed: stop.
-5. A producer whose connection broke while it committed is replaced before the next transaction: a late copy of its
-   request to end the transaction could end the next one.
+5. A producer whose connection broke while it committed, or since, is replaced before the next transaction: a late copy
+   of its request to end the transaction could end the next one. A transaction in which it broke is not committed: the
+   one before may be lost (rule 8), and would be committed in part by the same marker.
 6. While the broker is away we keep trying, and say so through ``on_trouble``.
 7. Who has been suspended for long may be replaced without knowing. So before the transactional id is taken over *again*
    the committed positions are looked at: if somebody else has committed, taking over would fence the successor.
@@ -27,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -45,7 +46,7 @@ from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.group_offsets import STABLE_S, CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
 
-__all__ = ["PAUSE_S", "CommittedOffset", "Delivery", "Record", "TransactionalDelivery"]
+__all__ = ["PAUSE_S", "CommittedOffset", "Record", "TransactionalDelivery"]
 
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
 """The library's default of transaction.timeout.ms: after it the broker aborts an open transaction by itself."""
@@ -57,41 +58,6 @@ _LONGEST_PATIENCE_S: Final = 60.0
 """For one answer of a broker that is slow: the time that the client library itself gives it by default."""
 PAUSE_S: Final = (0.05, 0.2, 1.0, 5.0)
 """Pauses after the first, second, ... failure in a row."""
-
-
-class Delivery(Protocol):
-    """Writes records and source positions; see the implementations for how much that promises."""
-
-    def start(self) -> dict[int, CommittedOffset]:
-        """Connect, and return the committed position of each partition that has one.
-
-        Raises:
-            FencedError: another instance has taken over.
-            BrokerError: the broker refuses what can't heal.
-        """
-        ...
-
-    def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
-        """Write records and positions; blocks, for as long as the broker is away.
-
-        Args:
-            records: what to write.
-            offsets: new position and metadata per source partition. If there are records, they must differ from
-                what is committed: that is how an outcome that got lost on the way is found out.
-
-        Returns:
-            True if all is committed; False if certainly not: the same may be handed over again.
-
-        Raises:
-            FencedError: another instance has taken over.
-            RecordTooLargeError: one record is refused for its size; nothing is committed.
-            BrokerError: the broker refuses what can't heal.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of all connections, quickly; what is not committed stays so."""
-        ...
 
 
 class TransactionalDelivery:
@@ -135,32 +101,41 @@ class TransactionalDelivery:
         self._timeout_s = _OUR_SHARE * int(config.get("transaction.timeout.ms", _TRANSACTION_TIMEOUT_MS)) / 1000
         self._known: dict[int, CommittedOffset] = {}
         self._before: dict[int, CommittedOffset] | None = None  # the last transaction
+        self._verified_at_s = 0.0
         self._failures = 0
 
     def start(self) -> dict[int, CommittedOffset]:
         """See ``Delivery.start``."""
         self._initialise()
+        if self._take_overs_left == 0:
+            self._end_leftovers()  # the group is a new one: positions tell nothing of what was left open
         self._known = self._read()
+        self._verified_at_s = time.monotonic()
         self._health.well()
         return dict(self._known)
+
+    def confirm(self) -> None:
+        """See ``Delivery.confirm``."""
+        found = self._read()
+        if found != self._known:
+            raise self._not_ours(found)
 
     def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
         """See ``Delivery.deliver``."""
         if records and all(self._known.get(partition) == sent for partition, sent in offsets.items()):
             raise IllegalEventError("records were handed over whose positions are committed already")
         self._partitions.update(offsets)  # a topic may get more partitions
-        if not self._outbox.is_open:
-            self._resume()
+        self._make_ready()
         deadline_s = time.monotonic() + self._timeout_s
         try:
-            with self._health.old_news():
-                self._outbox.producer.poll(0)  # may raise what has ended the producer meanwhile
             failpoints.around("begin", self._outbox.producer.begin_transaction)()
             self._send_positions(offsets, deadline_s)
             failpoints.around("produce", lambda: self._outbox.send(records, deadline_s))()
             self._commit(deadline_s)
         except RecordTooLargeError:
             self._abort(deadline_s)
+            if self._is_disturbed():
+                self._outbox.drop()
             raise
         except DeliveryFailedError as failed:
             committed = self._recover(self._reason(failed.error), offsets, abort_until_s=deadline_s)
@@ -177,6 +152,10 @@ class TransactionalDelivery:
             self._known = {**self._known, **offsets}
         return committed
 
+    def _is_disturbed(self) -> bool:
+        """Whether a connection broke since it was certain what is committed."""
+        return self._health.disturbed_at_s >= self._verified_at_s
+
     def close(self) -> None:
         """See ``Delivery.close``."""
         self._closed.set()
@@ -186,10 +165,12 @@ class TransactionalDelivery:
     def _commit(self, deadline_s: float) -> None:
         producer = self._outbox.producer
         producer.poll(0)
-        begun_s = time.monotonic()
+        if self._is_disturbed():
+            raise KafkaException(KafkaError(faults.BROKEN, "the connection broke", txn_requires_abort=True))
+        self._verified_at_s = time.monotonic()
         self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)
-        if self._health.disturbed_at_s >= begun_s:
+        if self._is_disturbed():
             self._outbox.drop()
 
     def _send_positions(self, offsets: Mapping[int, CommittedOffset], deadline_s: float) -> None:
@@ -258,6 +239,7 @@ class TransactionalDelivery:
     def _decide(self, sent: Mapping[int, CommittedOffset]) -> bool:
         """Compare what is committed with what was sent and what was there before (rule 4)."""
         found = self._read()
+        self._verified_at_s = time.monotonic()
         if found == self._known:
             # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
             return all(found.get(partition) == position for partition, position in sent.items())
@@ -268,19 +250,25 @@ class TransactionalDelivery:
     def _not_ours(self, found: dict[int, CommittedOffset]) -> ReproducerError:
         """Say why other positions are committed than those known or sent: some were lost, or another is at work."""
         if found == self._before:
+            self._end_leftovers()  # of its records, those that are on partitions which nothing has touched since
             # Some of its records may be visible all the same: the ids beside them tell a new life which.
             return PipelineError("the broker has lost a transaction that it had said was committed")
         if not found:  # they go with the topic that they are of; the next life will look at that first
             return PipelineError(f"the committed positions of group {self._group.group_id} are gone")
         return self._fenced("the committed positions are not ours")
 
-    def _resume(self) -> None:
-        """Begin with a new producer after the last one was given up between transactions."""
+    def _make_ready(self) -> None:
+        """Begin with a new producer if the last one was given up, or is no longer to be trusted (rule 5)."""
+        if self._outbox.is_open:
+            with self._health.old_news():
+                self._outbox.producer.poll(0)
+            if not self._is_disturbed():
+                return
+            self._outbox.drop()
         self._refuse_if_replaced()
         self._initialise()
-        found = self._read()
-        if found != self._known:
-            raise self._not_ours(found)
+        self.confirm()
+        self._verified_at_s = time.monotonic()
 
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
         """Stop if positions are committed that are none of those known, sent, or known before them (rules 7 and 8)."""
@@ -298,10 +286,16 @@ class TransactionalDelivery:
         return self._group.read(partitions)
 
     def _end_leftovers(self, positions: Sequence[int] = ()) -> None:
-        """Abort a transaction that touches what is open, and the positions of some partitions."""
-        records = leftovers.touching_records(self._clients, self._topics, self._health)
-        if not records and not positions:
-            return
+        """Abort a transaction that touches what is open, and the positions of some partitions; until that is done."""
+        while True:
+            records = leftovers.touching_records(self._clients, self._topics, self._health)
+            if records is None:
+                self._wait(PAUSE_S[2])
+                continue
+            if not (records or positions) or self._touch(records, positions):
+                return
+
+    def _touch(self, records: Sequence[Record], positions: Sequence[int]) -> bool:
         self._health.report("the broker has left a transaction of ours open: it is ended now")
         deadline_s = time.monotonic() + self._timeout_s
         error: KafkaError | None = None
@@ -319,8 +313,10 @@ class TransactionalDelivery:
             self._refuse_hopeless(error)
             self._outbox.drop()
             self._wait(PAUSE_S[2])
-        if not self._outbox.is_open:
+        done = self._outbox.is_open
+        if not done:
             self._initialise()
+        return done
 
     def _abort(self, deadline_s: float) -> None:
         """Abort the open transaction; if that fails or is too late, the next producer's initialisation does it.

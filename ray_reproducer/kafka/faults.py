@@ -21,6 +21,8 @@ OFFSET_GONE: Final = KafkaError._AUTO_OFFSET_RESET
 """The next offset can't be read."""
 FATAL: Final = KafkaError._FATAL
 """The client can't be used any more, for a reason that another error has."""
+BROKEN: Final = KafkaError._TRANSPORT
+"""A connection broke."""
 TIMED_OUT: Final = KafkaError._TIMED_OUT
 """Something was not answered in time."""
 
@@ -168,14 +170,14 @@ class Health:
 
     def on_error(self, error: KafkaError) -> None:
         """Take an error that belongs to no single call (the library's ``error_cb``)."""
+        self.disturbed_at_s = time.monotonic()
         if not self._is_listening:
             return
-        self.disturbed_at_s = time.monotonic()
         self.report(text(error), vague=is_vague(error))
 
     @contextmanager
     def old_news(self) -> Iterator[None]:
-        """Take no notice of errors that come within: they are about connections that idled, hours ago perhaps."""
+        """Say nothing of errors that come within: they are about connections that idled, hours ago perhaps."""
         self._is_listening = False
         try:
             yield

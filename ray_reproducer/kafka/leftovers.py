@@ -15,8 +15,9 @@ Rules:
    nothing is done by this.
 3. A transaction of one empty record for each such partition, and of the positions, is aborted: its markers end all that
    is open there of our producer. Nobody sees the records but readers of uncommitted ones.
-4. It is ended only if its positions are not committed. Otherwise the transaction was, and the marker of the next one
-   makes visible what is still open of it.
+4. It is ended only if its positions are not committed. (They are looked at after every disturbance, before another
+   transaction is committed: so none can be committed of which a part is left open, but by a broker that loses the
+   markers of some partitions only.)
 """
 
 from __future__ import annotations
@@ -25,21 +26,30 @@ from collections.abc import Sequence
 
 from confluent_kafka import KafkaException
 
-from ray_reproducer.core.errors import BrokerError
+from ray_reproducer.core.errors import BrokerAwayError, BrokerError
 from ray_reproducer.kafka import admin, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.outbox import Record
 
 
-def touching_records(clients: ClientConfigs, topics: Sequence[str], health: faults.Health) -> list[Record]:
+def touching_records(clients: ClientConfigs, topics: Sequence[str], health: faults.Health) -> list[Record] | None:
     """Make a record for each partition that has the sign of an open transaction (rule 3).
 
     Args:
         clients: the user's client settings.
         topics: that our transactions write to.
-        health: is told if a topic can't be looked at; then there is none for it.
+        health: is told if a topic can't be looked at.
+
+    Returns:
+        The records; none for a topic that we may not look at. None if the broker does not tell at present: then nothing
+        is known.
     """
-    return [Record(topic, "", b"", partition=p) for topic in topics for p in _open_partitions(clients, topic, health)]
+    try:
+        places = [(topic, partition) for topic in topics for partition in _open_partitions(clients, topic, health)]
+    except BrokerAwayError as error:
+        health.report(f"can't see yet whether a transaction is open: {error.message}")
+        return None
+    return [Record(topic, "", b"", partition=partition) for topic, partition in places]
 
 
 def _open_partitions(clients: ClientConfigs, topic: str, health: faults.Health) -> list[int]:
@@ -48,6 +58,8 @@ def _open_partitions(clients: ClientConfigs, topic: str, health: faults.Health) 
         partitions = () if found is None else found.partitions
         visible = admin.watermarks(clients, topic, partitions)
         ends = admin.watermarks(clients, topic, partitions, committed=False)
+    except BrokerAwayError:
+        raise
     except BrokerError as error:
         health.report(f"can't see whether a transaction is open on {topic}: {error.message}")
         return []

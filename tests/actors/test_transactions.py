@@ -39,6 +39,9 @@ class FakeDelivery:
         self.delivered.append((list(records), dict(offsets)))
         return True
 
+    def confirm(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -20,7 +20,7 @@ from ray_reproducer.core.errors import (
     MetadataTooLargeError,
     RecordTooLargeError,
 )
-from ray_reproducer.kafka import faults
+from ray_reproducer.kafka import failpoints, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
 from ray_reproducer.kafka.group_offsets import GroupOffsets
@@ -257,13 +257,14 @@ def test_rule_5_a_producer_whose_connection_broke_while_it_committed_is_replaced
     delivery = _transactional(clients, name, source)
     delivery.start()
     producer = delivery._outbox.producer
-    send = delivery._group.positions
+    around = failpoints.around
 
-    def disturbed(offsets: dict[int, CommittedOffset]) -> object:
-        delivery._health.disturbed_at_s = time.monotonic() + 1
-        return send(offsets)
+    def disturbed(name: str, call: Callable[[], object]) -> Callable[[], object]:
+        if name == "commit":
+            delivery._health.on_error(KafkaError(faults.BROKEN))
+        return around(name, call)
 
-    monkeypatch.setattr(delivery._group, "positions", disturbed)
+    monkeypatch.setattr(failpoints, "around", disturbed)
     assert delivery.deliver([Record(results, "k", b"1")], _at(1))
     monkeypatch.undo()
     assert delivery.deliver([Record(results, "k", b"2")], _at(2))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from ray_reproducer.core.errors import BrokerError, FencedError, PipelineError
+from ray_reproducer.core.errors import BrokerAwayError, BrokerError, FencedError, PipelineError
 from ray_reproducer.kafka import admin, faults, leftovers
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
@@ -48,7 +48,9 @@ def test_rule_2_a_partition_on_which_a_transaction_is_open_is_touched_and_no_oth
     health = faults.Health(ignore)
     assert leftovers.touching_records(clients, (topics[1],), health) == []
     other = _open_transaction(clients, f"{name}.other", topics[1], 2)
-    (record,) = leftovers.touching_records(clients, (topics[1],), health)
+    records = leftovers.touching_records(clients, (topics[1],), health)
+    assert records is not None
+    (record,) = records
     assert (record.topic, record.partition) == (topics[1], 2)
     other.abort_transaction(WAIT_S)
     assert leftovers.touching_records(clients, (topics[1],), health) == []
@@ -62,6 +64,16 @@ def test_a_topic_that_can_not_be_looked_at_is_said(clients: ClientConfigs, monke
     heard: list[str] = []
     assert leftovers.touching_records(clients, ("results",), faults.Health(heard.append)) == []
     assert heard == ["can't see whether a transaction is open on results: not allowed"]
+
+
+def test_while_the_broker_does_not_tell_nothing_is_known(
+    clients: ClientConfigs, topics: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_away(*_: object, **__: object) -> None:
+        raise BrokerAwayError("no answer")
+
+    monkeypatch.setattr(admin, "watermarks", be_away)
+    assert leftovers.touching_records(clients, (topics[1],), faults.Health(ignore)) is None
 
 
 def test_a_topic_that_is_not_there_has_nothing_open(clients: ClientConfigs) -> None:
@@ -177,3 +189,33 @@ def test_rule_8_positions_before_the_last_but_one_transaction_are_somebody_elses
     delivery._outbox.drop()
     with pytest.raises(FencedError, match="not ours"):
         delivery.deliver([Record(topics[1], "k", b"4")], {0: CommittedOffset(4, "")})
+
+
+def test_rule_5_a_transaction_in_which_the_connection_broke_is_not_committed(
+    clients: ClientConfigs, topics: tuple[str, str], delivery: TransactionalDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery.start()
+    send = Outbox.send
+
+    def broken(outbox: Outbox, records: list[Record], deadline_s: float) -> None:
+        send(outbox, records, deadline_s)
+        delivery._health.on_error(KafkaError(faults.BROKEN))
+
+    first = ([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "")})
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "send", broken)
+        assert not delivery.deliver(*first)
+    assert delivery.deliver(*first)
+    assert values(clients, topics[1]) == ["1"]
+
+
+def test_rule_8_a_last_transaction_that_is_lost_is_found_out_at_the_end(
+    topics: tuple[str, str], delivery: TransactionalDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery.start()
+    assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "")})
+    delivery.confirm()
+    monkeypatch.setattr(delivery, "_commit", _lost_commit(delivery))
+    assert delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "")})
+    with pytest.raises(PipelineError, match="lost a transaction"):
+        delivery.confirm()
