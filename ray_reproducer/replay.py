@@ -26,8 +26,8 @@ from ray_reproducer.app import prepared
 from ray_reproducer.command_help import no_extractor, replay_help
 from ray_reproducer.config import check_regex, checked, kafka_clients
 from ray_reproducer.config_schema import MAIN_CONFIG, REPLAY_CONFIG, AppConfig, ReplayAppConfig, RunMode, StartAt
-from ray_reproducer.core.errors import ConfigurationError, ExtractorError
-from ray_reproducer.core.replay_plan import Selection, failed_files
+from ray_reproducer.core.errors import ConfigurationError, ExtractorError, TransactionOpenError
+from ray_reproducer.core.replay_plan import ReplayPlan, Selection, failed_files
 from ray_reproducer.hydra_command import CONF_DIRECTORY, Command, run_command
 from ray_reproducer.kafka.replaying import Replay
 from ray_reproducer.launch import SpecialRun, launch
@@ -116,7 +116,7 @@ def run_again(plain: dict[str, Any]) -> int:
     extractor = plain["replay"]["extractor"] or settings.extractor_name
     meant = selection(plain["replay"], extractor)
     replay = Replay(settings.clients, topic, meant, _LOG.warning, settings.results_topic)
-    plan = replay.look(settings.source_topic)
+    plan = _first_look(replay, settings)
     notes = Console(file=sys.stderr)
     replay_report.write_lines(_foreign(replay, topic), notes)
     replay_report.write_lines(replay_report.cleared_lines(replay.cleared, settings.results_topic), notes)
@@ -131,6 +131,17 @@ def run_again(plain: dict[str, Any]) -> int:
     if not plan.files:
         return EXIT_NOT_ALL if plan.refusals else 0
     return launch(settings, ray_settings, special=_Special(replay, settings).run())
+
+
+def _first_look(replay: Replay, settings: PipelineSettings) -> ReplayPlan:
+    try:
+        return replay.look(settings.source_topic)
+    except TransactionOpenError as error:
+        if settings.delivery != "exactly_once":
+            raise
+        _LOG.warning("%s. If it is one of an earlier replay, it is ended now.", error.message)
+        replay.end_leftovers(settings.source_topic)
+        return replay.look(settings.source_topic)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.core.live_letters import Place
 from ray_reproducer.core.replay_plan import FailedFile, SourceTopic
-from ray_reproducer.kafka import admin
+from ray_reproducer.kafka import admin, finished_lately
 from ray_reproducer.kafka.replaying import Replay
 
 _LOG: Final = logging.getLogger("ray_reproducer.replay")
@@ -73,7 +73,9 @@ class ReplayFleet(Fleet):
         plan = self._replay.plan_for(SourceTopic(topic.name, topic.topic_id, limits))
         begin = {partition: ranges[0][0] for partition, ranges in plan.ranges.items()}
         clears = {version_id: _places_by_key(file) for version_id, file in plan.files.items()}
-        owners = {version_id: file.owner for version_id, file in plan.files.items() if file.owner}
+        owners = {
+            version_id: finished_lately.tag_of(file.owner) for version_id, file in plan.files.items() if file.owner
+        }
         self._tell("replay", ReplayOrders(begin, plan.attempts, clears, owners))
         return {partition: PartitionStart(offset) for partition, offset in begin.items()}
 

@@ -6,7 +6,7 @@ Rules:
 2. With ``duplicates=reprocess`` nothing is remembered: what comes after the outcome is a file like any other.
 3. A new life of the program remembers what it is told of earlier ones (the ids stand beside the results in Kafka).
 4. With results of others (programs, groups), which tell paths and no versions, a file counts as finished if its result
-   is not older than its chunks: what was sent after that is a new version.
+   is not older than its chunks: what was sent after that is a new version. Each result covers one version, once.
 5. That the only chunk of a version is done says that the version is finished, too; unless it is known to have come
    damaged, or nothing is known of that: then it may be sent again.
 """
@@ -27,26 +27,35 @@ class ExistingResults:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._newest_ms: dict[bytes, int] = {}
+        self._of_key: dict[bytes, tuple[int, int]] = {}  # time of the newest, and how many cover no version yet
 
     def __len__(self) -> int:
         """How many keys there are."""
-        return len(self._newest_ms)
+        return len(self._of_key)
 
     def add(self, key: bytes, timestamp_ms: int) -> None:
         """Take note of a result: its key, and its Kafka timestamp in milliseconds since the epoch."""
         digest = _digest(key)
-        self._newest_ms[digest] = max(timestamp_ms, self._newest_ms.get(digest, timestamp_ms))
+        newest_ms, left = self._of_key.get(digest, (timestamp_ms, 0))
+        self._of_key[digest] = (max(timestamp_ms, newest_ms), left + 1)
 
-    def covers(self, version: FileVersion, oldest_ms: int) -> bool:
-        """Whether a version has its result: its key is known, and the result is not older than the version's chunks.
+    def discard(self, key: bytes) -> None:
+        """Take note that the results with a key were deleted."""
+        self._of_key.pop(_digest(key), None)
+
+    def cover(self, version: FileVersion, oldest_ms: int) -> bool:
+        """Whether a version has a result: one with its key that covers no other, and is not older than its chunks.
 
         Args:
             version: the file version.
             oldest_ms: Kafka timestamp of the oldest of its chunks that have come, in milliseconds since the epoch.
         """
-        result_ms = self._newest_ms.get(_digest(version.result_key.encode()))
-        return result_ms is not None and oldest_ms <= result_ms
+        digest = _digest(version.result_key.encode())
+        newest_ms, left = self._of_key.get(digest, (0, 0))
+        if not left or oldest_ms > newest_ms:
+            return False
+        self._of_key[digest] = (newest_ms, left - 1)
+        return True
 
 
 def _digest(key: bytes) -> bytes:
@@ -93,7 +102,7 @@ class DoneLately:
         """
         if version.id in self._ids:
             return True
-        if self._existing is None or not self._existing.covers(version, oldest_ms):
+        if self._existing is None or not self._existing.cover(version, oldest_ms):
             return False
         self.add(version.id)  # so that a chunk of it that comes late is known, too
         return True

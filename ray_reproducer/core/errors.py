@@ -63,6 +63,10 @@ class ForbiddenError(BrokerError):
     """The broker denies us a right that we can do without, with less."""
 
 
+class TransactionOpenError(BrokerError):
+    """A topic can't be read to its end, because somebody has a transaction open there."""
+
+
 class TopicMissingError(BrokerError):
     """There is no topic of this name, or we may not see it."""
 

@@ -44,7 +44,8 @@ class Letter(NamedTuple):
         place: of the record.
         key: of the record.
         letter: what it says.
-        owner: what the record's headers say of the group that wrote it, not to be understood here; empty if nothing.
+        owner: what a header says of the file and of the group that it failed in (``kafka.finished_lately``, not to be
+            understood here); empty if there is none.
     """
 
     place: Place

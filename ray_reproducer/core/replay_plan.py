@@ -81,7 +81,7 @@ class FailedFile:
 
     @property
     def owner(self) -> bytes:
-        """The group whose file it is, as headers name it; empty if that is not known."""
+        """What a header says of the file and of the group that it failed in; empty if there is none."""
         return self.letters[-1].owner
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaException, Message
 
-from ray_reproducer.core.errors import BrokerError
+from ray_reproducer.core.errors import BrokerError, TransactionOpenError
 from ray_reproducer.core.live_letters import CLEARS_HEADER, Letter, LiveLetters, Place, clears_header
 from ray_reproducer.kafka import admin, faults, finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
@@ -59,6 +59,7 @@ class DeadLetterReader:
             standstill_s: how long nothing may come before it is given up.
 
         Raises:
+            TransactionOpenError: a transaction is open on the topic, and does not end.
             BrokerError: the broker does not answer, the topic does not exist or may not be read, or it was made anew.
         """
         partitions = admin.describe_topic(self._clients, self._topic).partitions
@@ -108,7 +109,7 @@ class DeadLetterReader:
         clears = dict(headers).get(CLEARS_HEADER)
         clears = clears.encode() if isinstance(clears, str) else clears
         key = (event.key() or b"").decode("utf-8", "backslashreplace")
-        owner = finished_lately.tag_of(headers)
+        owner = finished_lately.said_by(headers)
         self.letters.take(Place(partition, offset), key, event.value(), clears, owner)
         self._next[partition] = offset + 1
         return partition
@@ -123,9 +124,9 @@ class DeadLetterReader:
             hint="Start again.",
         )
 
-    def _standstill(self, open_partitions: dict[int, int], standstill_s: float) -> BrokerError:
+    def _standstill(self, open_partitions: dict[int, int], standstill_s: float) -> TransactionOpenError:
         where = ", ".join(f"[{p}] {self._next[p]} of {end}" for p, end in sorted(open_partitions.items()))
-        return BrokerError(
+        return TransactionOpenError(
             f"{self._topic} can't be read to its end: nothing came for {standstill_s:g} s ({where})",
             hint="Does a program that writes to it leave a transaction open (kafka-transactions.sh list)? "
             "What is behind it can't be seen by anybody until the broker ends it.",

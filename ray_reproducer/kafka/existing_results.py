@@ -4,7 +4,8 @@ Rules:
 
 1. A record counts by its key, which tells the file's path; but for those of our own group, which are told by their ids
    (``finished_lately``): these know versions of one path apart.
-2. Of records with the same key, the newest counts.
+2. Each result covers one version of its file, the one that comes first: a later version may still be without. That
+   keys of different files can be equal (``a/b_c`` and ``a_b/c``) is not known here: such files cover each other.
 3. Keys are kept as hashes of 8 bytes, about 100 bytes of memory each.
 """
 
@@ -42,7 +43,11 @@ def existing_results(
     def take(message: Message) -> None:
         key = message.key()
         headers: list[Any] = list(message.headers() or ())
-        if key and finished_lately.tag_of(headers) != ours:
+        if not key or finished_lately.tag_of(finished_lately.said_by(headers)) == ours:
+            return
+        if message.value() is None:  # a tombstone: somebody has deleted the result
+            found.discard(key)
+        else:
             found.add(key, message.timestamp()[1])
 
     with closing(TopicReading(clients, health, wait)) as reading:

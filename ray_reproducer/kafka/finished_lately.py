@@ -40,9 +40,19 @@ def tag(group_id: str, topic_id: bytes) -> bytes:
     return hashlib.blake2b(topic_id + group_id.encode(), digest_size=_TAG_BYTES).digest()
 
 
-def tag_of(record_headers: Iterable[tuple[str, object]]) -> bytes:
-    """Return the :func:`tag` that a record's headers hold; empty if there is none."""
-    return next((value[:_TAG_BYTES] for name, value in record_headers if name == HEADER and _is_ours(value)), b"")
+def said_by(record_headers: Iterable[tuple[str, object]]) -> bytes:
+    """Return the value of our header (rule 1); empty if a record has none."""
+    return next((value for name, value in record_headers if name == HEADER and _is_ours(value)), b"")
+
+
+def tag_of(said: bytes) -> bytes:
+    """Return the :func:`tag` in the value of our header; empty if that is empty."""
+    return said[:_TAG_BYTES]
+
+
+def may_come_again(said: bytes) -> bool:
+    """Whether the value of our header says that the file came damaged, or in part, and may be sent again."""
+    return len(said) == _TAG_BYTES + VERSION_ID_BYTES + len(_NOT_FINISHED)
 
 
 def headers(of: bytes, version_id: bytes, *, finished: bool = True) -> tuple[tuple[str, bytes], ...]:
@@ -92,7 +102,7 @@ def version_ids(
     """
     told = Told()
 
-    def note(said: bytes) -> None:
+    def note(said: bytes, _timestamp_ms: int) -> None:
         if said.startswith(of):
             _note(told, said[_TAG_BYTES:])
 
@@ -108,8 +118,8 @@ def finished_since(
     since_s: float,
     health: faults.Health,
     wait: Callable[[float], None],
-) -> set[tuple[bytes, bytes]]:
-    """Look which of some file versions have a record that says that they are finished.
+) -> dict[tuple[bytes, bytes], int]:
+    """Look which of some file versions have a record that says that they are finished, and when it was written last.
 
     Args:
         clients: the user's client settings.
@@ -119,28 +129,32 @@ def finished_since(
         health: is told of trouble.
         wait: called between tries with seconds; raises to give up.
 
+    Returns:
+        Those of ``wanted`` that have one -> Kafka timestamp of the newest, in milliseconds since the epoch.
+
     Raises:
         ForbiddenError: we may not read the topic.
     """
     looked_for = {of + version_id: (of, version_id) for of, version_id in wanted}
-    found: set[tuple[bytes, bytes]] = set()
+    found: dict[tuple[bytes, bytes], int] = {}
 
-    def note(said: bytes) -> None:
+    def note(said: bytes, timestamp_ms: int) -> None:
         if said in looked_for:
-            found.add(looked_for[said])
+            which = looked_for[said]
+            found[which] = max(timestamp_ms, found.get(which, timestamp_ms))
 
     with closing(TopicReading(clients, health, wait)) as reading:
         _read(reading, reading.since(topic, max(0.0, since_s - CLOCKS_DIFFER_S)), note)
     return found
 
 
-def _read(reading: TopicReading, places: Sequence[TopicPartition], note: Callable[[bytes], None]) -> None:
-    """Read to where the partitions end, and hand on what our header says."""
+def _read(reading: TopicReading, places: Sequence[TopicPartition], note: Callable[[bytes, int], None]) -> None:
+    """Read to where the partitions end, and hand on what our header says, and when."""
 
     def take(message: Message) -> None:
         for name, value in list(message.headers() or ()):
             if name == HEADER and _is_ours(value):
-                note(value)
+                note(value, message.timestamp()[1])
 
     reading.read(places, take)
 

@@ -6,8 +6,8 @@ Rules:
    actors. By then no other replay of this dead-letter topic can commit anything, and what one has committed can be
    read: a letter that is live now stays so until we clear it. (Looking first and taking over after that, two replays
    could both find a letter live, and both produce its result.)
-2. A file that was sent again may have its result by now, though its letter is live: damaged and incomplete files may be
-   sent again. Ids beside the results tell. Such a letter is cleared, and the file is not run: it has its result.
+2. A file that came damaged, or in part, may have been sent again, and have its result by now though its letter is live:
+   a result that is newer than the letter, by the ids beside results. Then the letter is cleared, and nothing is run.
 3. Nothing else is remembered from one start to the next: what a replay has done shows in the letters that it cleared.
    So each start of the actors is a group of its own, with nothing committed.
 """
@@ -24,6 +24,7 @@ from ray_reproducer.core.replay_plan import FailedFile, ReplayPlan, Selection, S
 from ray_reproducer.kafka import admin, dead_letters, faults, finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
+from ray_reproducer.kafka.delivery import TransactionalDelivery
 
 
 class Replay:
@@ -70,6 +71,31 @@ class Replay:
         """Make the id of a group that nobody has used."""
         return f"{self.transactional_id}.{uuid.uuid4().hex[:12]}"
 
+    def end_leftovers(self, source_topic: str) -> None:
+        """Take the transactional id over, and end what the broker has left open of an earlier replay.
+
+        A replay that runs is fenced by this.
+
+        Raises:
+            BrokerError: the broker does not let us.
+        """
+        topics = (self._results_topic, self._topic)
+        group_id = self.new_group_id()
+        delivery = TransactionalDelivery(
+            self._clients,
+            group_id,
+            source_topic,
+            (0,),
+            self.transactional_id,
+            lambda text: self._tell(f"broker: {text}") if text else None,
+            topics=topics,
+            takes_over_once=True,
+        )
+        try:
+            delivery.start()
+        finally:
+            delivery.close()
+
     def refresh(self) -> None:
         """Read what came to the dead-letter topic since the last look.
 
@@ -106,9 +132,9 @@ class Replay:
         if not self._results_topic or admin.find_topic(self._clients, self._results_topic) is None:
             return
         files = {
-            (file.owner, file.newest.version_id): file
+            (finished_lately.tag_of(file.owner), file.newest.version_id): file
             for file in self.chosen()
-            if file.owner and file.newest.version_id and file.newest.topic_id == topic.topic_id
+            if finished_lately.may_come_again(file.owner) and file.newest.topic_id == topic.topic_id
         }
         if not files:
             return
@@ -121,7 +147,8 @@ class Replay:
         except ForbiddenError as error:
             self._tell(f"{error.message}. Files that were sent again, and have their result, get another.")
             return
-        finished = [files[which] for which in found]
+        # An older result is of a time before the file failed: the group's place was moved since.
+        finished = [files[which] for which, ms in found.items() if ms > files[which].newest.time.timestamp() * 1000]
         if finished:
             dead_letters.clear(
                 self._clients, self._topic, (letter for file in finished for letter in file.letters), self._tell

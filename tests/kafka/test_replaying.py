@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from ray_reproducer.core.chunk import FileVersion
-from ray_reproducer.core.errors import BrokerError, ForbiddenError
+from ray_reproducer.core.errors import BrokerError, ForbiddenError, TransactionOpenError
 from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.core.replay_plan import Selection
 from ray_reproducer.kafka import admin, dead_letters, finished_lately
@@ -43,10 +43,13 @@ class Lab:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return dead_letter(self.version(name), Failure("hash_mismatch", "bad"), {0: [offset]}, origin, now).value
 
-    def put(self, topic: str, value: bytes, name: str, *, group: str = "ours", finished: bool = True) -> None:
+    def put(
+        self, topic: str, value: bytes, name: str, *, group: str = "ours", finished: bool = True, age_s: float = -5.0
+    ) -> None:
         tag = finished_lately.tag(group, self.topic_id)
         headers = finished_lately.headers(tag, self.version(name).id, finished=finished)
-        self.producer.produce(topic, value, name, headers=list(headers))
+        written_ms = int((time.time() - age_s) * 1000)
+        self.producer.produce(topic, value, name, headers=list(headers), timestamp=written_ms)
 
     def flush(self) -> None:
         assert self.producer.flush(WAIT_S) == 0
@@ -84,6 +87,19 @@ def test_rule_2_also_at_the_last_look(lab: Lab) -> None:
     assert sorted(f.newest.path for f in replay.look(lab.source).files.values()) == sorted((NAMES[0], NAMES[2]))
 
 
+def test_rule_2_a_result_from_before_the_file_failed_does_not_count(lab: Lab) -> None:
+    lab.put(lab.results, b"{}", NAMES[0], age_s=60.0)
+    lab.flush()
+    assert len(lab.replay().look(lab.source).files) == len(NAMES)
+
+
+def test_rule_2_nor_does_one_of_a_file_that_came_whole_and_failed(lab: Lab) -> None:
+    lab.put(lab.letters, lab.letter("whole", 0), "whole")
+    lab.put(lab.results, b"{}", "whole", age_s=-60.0)
+    lab.flush()
+    assert len(lab.replay().look(lab.source).files) == len(NAMES) + 1
+
+
 def test_files_that_are_not_meant_are_left_alone(lab: Lab) -> None:
     lab.put(lab.results, b"{}", NAMES[0])
     lab.flush()
@@ -94,7 +110,8 @@ def test_files_that_are_not_meant_are_left_alone(lab: Lab) -> None:
 
 def test_a_replayed_file_stays_the_file_of_the_group_that_it_failed_in(lab: Lab) -> None:
     plan = lab.replay().look(lab.source)
-    assert {file.owner for file in plan.files.values()} == {finished_lately.tag("ours", lab.topic_id)}
+    owners = {finished_lately.tag_of(file.owner) for file in plan.files.values()}
+    assert owners == {finished_lately.tag("ours", lab.topic_id)}
 
 
 def test_without_the_right_to_read_results_it_is_said_and_all_is_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,3 +139,19 @@ def test_letters_that_can_not_be_cleared_are_an_error_that_says_so(lab: Lab, mon
     monkeypatch.setattr(Outbox, "send", refuse)
     with pytest.raises(BrokerError, match=f"can't be cleared on {lab.letters}: no"):
         dead_letters.clear(lab.clients, lab.letters, replay.letters, lab.told.append)
+
+
+def test_a_transaction_that_an_earlier_replay_has_left_open_is_ended(
+    lab: Lab, clients: ClientConfigs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = lab.replay()
+    earlier = Producer(clients.for_producer(**{"transactional.id": replay.transactional_id}))
+    earlier.init_transactions(WAIT_S)
+    earlier.begin_transaction()
+    earlier.produce(lab.letters, None, "k")
+    assert earlier.flush(WAIT_S) == 0
+    monkeypatch.setattr(dead_letters.DeadLetterReader.refresh, "__defaults__", (1.0,))
+    with pytest.raises(TransactionOpenError):
+        replay.look(lab.source)
+    replay.end_leftovers(lab.source)
+    assert len(replay.look(lab.source).files) == len(NAMES)
