@@ -103,7 +103,7 @@ def test_without_extractor_the_program_says_which_there_are_and_how_to_write_one
     assert sorted(path.name for path in directory.iterdir()) == ["conf"]
 
 
-@pytest.mark.parametrize("override", ["=5", "=1.5", "=true", "=null", "=[1]", "={a:1}"])
+@pytest.mark.parametrize("override", ["=5", "=1.5", "=true", "=null", "=[1]", "={a:1}", "+=", "++="])
 def test_a_setting_without_a_name_is_no_defect_of_the_program(run: Run, override: str) -> None:
     ended = run("+extractor=file_info", *BROKER, override)
     assert ended.code == 2
