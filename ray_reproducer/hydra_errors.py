@@ -52,15 +52,15 @@ def explain(error: BaseException, schema: type) -> ReproducerError | None:
         return _no_option(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _composition(error, schema)
-    if isinstance(error, (ValueError, TypeError)) and _comes_from_hydra(error):
-        return ConfigurationError(f"The command line can't be read: {first_line(error)}.", hint=_KEY_VALUE)
-    if isinstance(error, AssertionError) and _comes_from_hydra(error):  # what it says is about Hydra's insides
-        return ConfigurationError("The command line can't be read: something has no name.", hint=_KEY_VALUE)
+    if isinstance(error, (ValueError, TypeError, AssertionError)) and _comes_from_hydra(error):
+        # What an assertion says is about Hydra's insides.
+        why = "something has no name" if isinstance(error, AssertionError) else first_line(error)
+        return ConfigurationError(f"The command line can't be read: {why}.", hint=_KEY_VALUE)
     return None
 
 
 def _comes_from_hydra(error: BaseException) -> bool:
-    """Whether Hydra itself raised it, as it does for a few things that it did not expect anybody to type (``=5``, ``+=``)."""
+    """Whether Hydra itself raised it, as it does for things that it did not expect anybody to type (``=5``, ``+=``)."""
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
