@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
@@ -26,7 +26,8 @@ from ray_reproducer.kafka.properties import ALIASES, CONSUMER_ONLY, PRODUCER_ONL
 Value: TypeAlias = str | int | float | bool
 """What a client setting can be."""
 
-_LOG: Final = logging.getLogger("ray_reproducer.kafka.client")
+CLIENT_LOG: Final = logging.getLogger("ray_reproducer.kafka.client")
+"""Where the client library's log goes."""
 
 _BY_US: Final = "set by this program"
 _TOGETHER: Final = "positions are committed together with the results they belong to, never by a timer"
@@ -197,19 +198,31 @@ def open_consumer(config: Mapping[str, Value], on_error: ErrorCallback | None = 
         ConfigurationError: the library refuses a setting.
     """
     try:
-        return Consumer(_with_callbacks(config, on_error), logger=_LOG)
+        return Consumer(_with_callbacks(config, on_error), logger=CLIENT_LOG)
     except KafkaException as error:
         raise _refused(error) from None
 
 
-def open_producer(config: Mapping[str, Value], on_error: ErrorCallback | None = None, **callbacks: object) -> Producer:
+class LogSink(Protocol):
+    """What a client hands its log lines to, as it does to a ``logging.Logger``."""
+
+    def log(self, level: int, msg: str, /, *details: object) -> None:
+        """Take a line: a format, and what stands in it: the facility, the client's name, the text."""
+
+
+def open_producer(
+    config: Mapping[str, Value],
+    on_error: ErrorCallback | None = None,
+    log: LogSink = CLIENT_LOG,
+    **callbacks: object,
+) -> Producer:
     """Make a producer; ``callbacks`` are further ones of the library, such as ``on_delivery``.
 
     Raises:
         ConfigurationError: the library refuses a setting.
     """
     try:
-        return Producer({**_with_callbacks(config, on_error), **callbacks}, logger=_LOG)
+        return Producer({**_with_callbacks(config, on_error), **callbacks}, logger=log)
     except KafkaException as error:
         raise _refused(error) from None
 
@@ -221,7 +234,7 @@ def open_admin(config: Mapping[str, Value], on_error: ErrorCallback | None = Non
         ConfigurationError: the library refuses a setting.
     """
     try:
-        return AdminClient(_with_callbacks(config, on_error), logger=_LOG)
+        return AdminClient(_with_callbacks(config, on_error), logger=CLIENT_LOG)
     except KafkaException as error:
         raise _refused(error) from None
 

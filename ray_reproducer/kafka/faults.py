@@ -168,9 +168,13 @@ class Health:
         self.disturbed_at_s = 0.0
         self._is_listening = True
 
+    def disturbed(self) -> None:
+        """Take note that a connection broke; nothing is said of that."""
+        self.disturbed_at_s = time.monotonic()
+
     def on_error(self, error: KafkaError) -> None:
         """Take an error that belongs to no single call (the library's ``error_cb``)."""
-        self.disturbed_at_s = time.monotonic()
+        self.disturbed()
         if not self._is_listening:
             return
         self.report(text(error), vague=is_vague(error))

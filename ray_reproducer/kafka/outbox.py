@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ray_reproducer.core.errors import RecordTooLargeError
 from ray_reproducer.kafka import failpoints, faults
-from ray_reproducer.kafka.client_config import ClientConfigs, Value, open_producer
+from ray_reproducer.kafka.client_config import CLIENT_LOG, ClientConfigs, Value, open_producer
 
 _BATCH_BYTES: Final = 1_000_000
 """The library's own default: the largest batch that a broker with default settings takes."""
@@ -30,6 +30,8 @@ _POLL_S: Final = 0.1
 """How long to wait for room in the library's queue before looking at the clock."""
 
 
+_LOG_INFO: Final = 6
+"""Syslog's number of the level at which the library says that a connection was closed."""
 _ANY: Final = -1
 """The library's word for "as the key says"."""
 
@@ -55,6 +57,23 @@ class DeliveryFailedError(Exception):
     def __init__(self, error: KafkaError) -> None:
         super().__init__(faults.text(error))
         self.error = error
+
+
+class _ConnectionLog:
+    """Hands the client library's log on, and takes note of connections that broke.
+
+    The library calls ``error_cb`` for a connection that could not be made, but not for one that the other side has
+    closed: that is a line in its log only, whose facility is FAIL.
+    """
+
+    def __init__(self, health: faults.Health) -> None:
+        self._health = health
+
+    def log(self, level: int, msg: str, /, *details: object) -> None:
+        """See ``client_config.LogSink``."""
+        if details[:1] == ("FAIL",):
+            self._health.disturbed()
+        CLIENT_LOG.log(level, msg, *details)
 
 
 class Outbox:
@@ -98,7 +117,9 @@ class Outbox:
             if self._batch_bytes < _BATCH_BYTES:
                 config["batch.size"] = self._batch_bytes
             self._made_for_bytes = self._batch_bytes
-            self._producer = open_producer(config, self._health.on_error, on_delivery=self._on_delivery)
+            config |= {"log.connection.close": True, "log_level": max(_LOG_INFO, int(config.get("log_level", 0)))}
+            log = _ConnectionLog(self._health)
+            self._producer = open_producer(config, self._health.on_error, log, on_delivery=self._on_delivery)
         return self._producer
 
     def drop(self) -> None:

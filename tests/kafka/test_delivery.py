@@ -24,7 +24,7 @@ from ray_reproducer.kafka import failpoints, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
 from ray_reproducer.kafka.group_offsets import GroupOffsets
-from ray_reproducer.kafka.outbox import Outbox
+from ray_reproducer.kafka.outbox import Outbox, _ConnectionLog
 from tests.kafka.reading import WAIT_S, ignore, read_all, values
 from tests.waiting import wait_until
 
@@ -360,3 +360,16 @@ def test_an_outbox_makes_its_producer_anew_after_it_was_dropped(embedded: Client
     assert outbox.producer is not first
     outbox.drop()
     assert values(embedded, "metadata") == ["v"]
+
+
+def test_a_connection_that_the_other_side_closed_is_noticed_by_the_librarys_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    health = faults.Health(ignore)
+    log = _ConnectionLog(health)
+    log.log(6, "%s [%s] %s", "TERMINATE", "me", "over")
+    assert health.disturbed_at_s == 0.0
+    with caplog.at_level(6):
+        log.log(6, "%s [%s] %s", "FAIL", "me", "Disconnected")
+    assert health.disturbed_at_s > 0.0
+    assert "FAIL [me] Disconnected" in caplog.text
