@@ -20,10 +20,13 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before = gc.get_threshold()
+    before, was_enabled = gc.get_threshold(), gc.isenabled()
+    gc.enable()  # another test of this process may measure without
     yield
     gc.set_threshold(*before)
     gc.unfreeze()
+    if not was_enabled:
+        gc.disable()
 
 
 def test_what_is_there_is_not_looked_at_again_and_the_rest_seldom() -> None:

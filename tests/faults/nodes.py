@@ -24,9 +24,13 @@ class _KillNode(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class; a cluster whose head has the actor loses another node."""
         nodes = nodes_of(rig)
-        rig.processes_of(self.role)
-        victims = wait_until(lambda: _with_role(nodes, self.role), RECOVERY_S, f"a node with a {self.role}")
-        nodes.kill(victims[0])
+
+        def victims() -> list[Node]:
+            rig.keep_busy()
+            on_head = processes.of_role(nodes.head.processes(), self.role)
+            return _with_role(nodes, self.role) or (nodes.nodes if on_head else [])
+
+        nodes.kill(wait_until(victims, RECOVERY_S, f"a node with a {self.role}")[0])
         nodes.add()
         nodes.wait()
 
