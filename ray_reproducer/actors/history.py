@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from ray_reproducer.actors.committer_settings import CommitterSettings
 from ray_reproducer.core.done_lately import DoneLately, ExistingResults
@@ -31,7 +30,7 @@ class History:
         tag: bytes,
         on_trouble: Callable[[str], None],
         wait: Callable[[float], None],
-        tell: Callable[[str], Any],
+        tell: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._tag = tag

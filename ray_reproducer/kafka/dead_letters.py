@@ -71,7 +71,7 @@ class DeadLetterReader:
         if not open_partitions:
             return
         starts = {partition: self._next[partition] for partition in open_partitions}
-        source = Source(self._clients, _GROUP, self._topic, starts, self._trouble)
+        source = Source(self._clients, _GROUP, self._topic, starts, faults.as_lines(self._tell))
         try:
             self._read(source, open_partitions, standstill_s)
         finally:
@@ -114,10 +114,6 @@ class DeadLetterReader:
         self._next[partition] = offset + 1
         return partition
 
-    def _trouble(self, text: str) -> None:
-        if text:
-            self._tell(f"broker: {text}")
-
     def _made_anew(self, partition: int) -> BrokerError:
         return BrokerError(
             f"{self._topic} [{partition}] ends before what was read of it: the topic was deleted and made anew, or cut",
@@ -149,7 +145,7 @@ def clear(clients: ClientConfigs, topic: str, letters: Iterable[Letter], tell: C
     for letter in letters:
         places.setdefault(letter.key, []).append(letter.place)
     tombstones = [Record(topic, key, None, (clears_header(cleared),)) for key, cleared in places.items()]
-    outbox = Outbox(clients, {}, faults.Health(lambda text: tell(f"broker: {text}") if text else None))
+    outbox = Outbox(clients, {}, faults.Health(faults.as_lines(tell)))
     try:
         outbox.send(tombstones, time.monotonic() + _CLEAR_S)
     except DeliveryFailedError as failed:

@@ -5,7 +5,7 @@ Rules:
 1. ``start`` initialises transactions first (which aborts what a predecessor left open) and reads the committed
    positions after that; the other way round an open transaction's positions are missed.
 2. In a transaction: the positions, then all records, then every delivery report, then the commit. With the positions
-   first, no transaction has records alone: where one was left open, the positions show it (rule 8).
+   first, none is begun with records alone: one that the broker leaves open as a whole shows in the positions (rule 8).
 3. An error is tested in this order: forbidden or unsupported (can't heal); fatal or fenced (another instance has taken
    over: stop); requires abort (abort, nothing was committed); retriable (the *same* call again); anything else
    (the producer is dropped and a new one made).

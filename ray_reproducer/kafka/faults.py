@@ -155,6 +155,11 @@ def same_call_again(error: KafkaError) -> bool:
     )
 
 
+def as_lines(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Make a listener of :class:`Health` that tells trouble as lines for a person, and not that it is over."""
+    return lambda text: tell(f"broker: {text}") if text else None
+
+
 class Health:
     """Tells a listener of trouble with the broker, once for each change.
 

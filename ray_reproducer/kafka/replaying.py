@@ -79,16 +79,14 @@ class Replay:
         Raises:
             BrokerError: the broker does not let us.
         """
-        topics = (self._results_topic, self._topic)
-        group_id = self.new_group_id()
         delivery = TransactionalDelivery(
             self._clients,
-            group_id,
+            self.new_group_id(),
             source_topic,
             (0,),
             self.transactional_id,
-            lambda text: self._tell(f"broker: {text}") if text else None,
-            topics=topics,
+            faults.as_lines(self._tell),
+            topics=(self._results_topic, self._topic),
             takes_over_once=True,
         )
         try:
@@ -139,7 +137,7 @@ class Replay:
         if not files:
             return
         since = min(file.letters[0].letter.time for file in files.values())
-        health = faults.Health(lambda text: self._tell(f"broker: {text}") if text else None)
+        health = faults.Health(faults.as_lines(self._tell))
         try:
             found = finished_lately.finished_since(
                 self._clients, self._results_topic, files.keys(), since.timestamp(), health, time.sleep

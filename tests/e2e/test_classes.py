@@ -86,6 +86,12 @@ def results_expected(numbers: Iterable[int], group: str) -> dict[str, Any]:
     }
 
 
+def class_arguments(source: str, results: str) -> list[str]:
+    """OpenMSIStream's arguments, with the source topic's name for the group."""
+    arguments = ["--config", "lab", "--consumer_topic_name", source, "--producer_topic_name", results]
+    return [*arguments, "--consumer_group_id", source, "--mode", "both"]
+
+
 @pytest.fixture(name="package")
 def _package(workspace: Path) -> None:
     """A package with the class and a module that it uses, a configuration file, and Hydra's."""
@@ -170,8 +176,7 @@ def test_a_class_is_a_program_and_an_extractor_and_keeps_its_place(
 
     # As a program of its own, with OpenMSIStream's arguments and one of its own, until it is stopped.
     upload_directory(clients, source, make_files(workspace.parent / "data0", 0), chunk_size_bytes=3)
-    arguments = ["--config", "lab", "--consumer_topic_name", source, "--producer_topic_name", results]
-    arguments += ["--consumer_group_id", source, "--mode", "both", "--newline", "|", "--download_regex", "[^/]*$"]
+    arguments = [*class_arguments(source, results), "--newline", "|", "--download_regex", "[^/]*$"]
     program = start_program(*arguments, module="xrd.reader", LAB_SERVERS=bootstrap_servers)
     wait_until(lambda: len(read_committed(results)) >= 2, RESULTS_DEADLINE_S, "the results")
     program.process.send_signal(signal.SIGTERM)
@@ -194,8 +199,7 @@ def test_a_class_is_a_program_and_an_extractor_and_keeps_its_place(
 
     # As a program again, which ends by itself, with settings of this program after "--".
     upload_directory(clients, source, make_files(workspace.parent / "data2", 2), chunk_size_bytes=3)
-    arguments = ["--config", "lab", "--consumer_topic_name", source, "--producer_topic_name", results]
-    arguments += ["--consumer_group_id", source, "--mode", "both", "--newline", "|", "--download_regex", "[^/]*$"]
+    arguments = [*class_arguments(source, results), "--newline", "|", "--download_regex", "[^/]*$"]
     arguments += ["--n_producer_threads", "5", "--", "run=drain", "run.print_results=true", "commit_interval=0.2"]
     code, out, err = start_program(*arguments, module="xrd.reader", LAB_SERVERS=bootstrap_servers).wait()
     assert code == 0, err
