@@ -18,6 +18,8 @@ from tests.faults.rig import OBJECT_STORE_BYTES, Rig, failpoints_directory
 from tests.ray_nodes import RayNodes
 
 CLUSTER_NODES: Final = 2
+NODE_LOOK_MS: Final = 1_000
+"""How often Ray looks whether a node is alive; it is dead after five looks in vain. 3,000 by default."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,17 @@ def broker(directory: Path, servers: Callable[[], str], seed: int) -> Iterator[R
 @stage("cluster", share=1)
 def cluster(directory: Path, servers: Callable[[], str], seed: int) -> Iterator[Rig]:
     """A Ray cluster with some nodes, and transactions."""
-    nodes = RayNodes({failpoints.ENVIRONMENT_VARIABLE: str(failpoints_directory(directory))}, OBJECT_STORE_BYTES)
+    environment = {
+        failpoints.ENVIRONMENT_VARIABLE: str(failpoints_directory(directory)),
+        "RAY_health_check_period_ms": str(NODE_LOOK_MS),
+    }
+    nodes = RayNodes(environment, OBJECT_STORE_BYTES)
     try:
         # The processes of a node look for it when they are started.
         failpoints_directory(directory).mkdir(parents=True)
         for _ in range(CLUSTER_NODES):
             nodes.add()
-        nodes.wait()
+            nodes.wait()  # two that join at the same time disturb each other, and one is given up after 30 s
         consumers = f"consumers={CLUSTER_NODES + 1}"  # SPREAD: one on each node, the head included
         features = {"exactly_once", "cluster"}
         with Rig(directory, servers(), seed, [consumers], features=features, nodes=nodes) as rig:
