@@ -308,6 +308,7 @@ def _extraction(extraction: dict[str, Any]) -> ExtractionSettings:
         num_cpus=extraction["num_cpus"],
         max_crashes=extraction["max_crashes"],
         timeout_s=extraction["timeout"],
+        warn_after_s=extraction["warn_after"],
         batch_seconds=extraction["batch_seconds"],
         max_batch_files=extraction["max_batch_files"],
     )
@@ -333,6 +334,7 @@ def _check_ranges(plain: dict[str, Any]) -> None:
     extraction = plain["extraction"]
     limits: list[tuple[str, float | None, float]] = [
         ("extraction.timeout", extraction["timeout"], 0.01),
+        ("extraction.warn_after", extraction["warn_after"], 0.01),
         ("extraction.max_crashes", extraction["max_crashes"], 1),
         ("extraction.num_cpus", extraction["num_cpus"], 0.001),
         ("extraction.batch_seconds", extraction["batch_seconds"], 0.001),

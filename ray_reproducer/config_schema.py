@@ -124,6 +124,7 @@ class ExtractionConfig:
     """``extraction.*``."""
 
     timeout: float | None = None
+    warn_after: float | None = None
     max_crashes: int = MISSING
     num_cpus: float = MISSING
     datafile: DatafileMode = MISSING

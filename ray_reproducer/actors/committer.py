@@ -48,6 +48,7 @@ from ray_reproducer.core.events import (
     TaskCrashed,
     TaskFinished,
     Tick,
+    Warn,
 )
 from ray_reproducer.core.intake import Delivery as IntakeDelivery
 from ray_reproducer.core.ledger import Ledger, PartitionStart
@@ -210,9 +211,9 @@ class CommitterActor:
         self._inbox.put(Delivered(delivery))
 
     @ray.method(concurrency_group="control")
-    def task_began(self, task: int) -> None:
-        """Take note that a worker has begun with a task."""
-        self._inbox.put(TaskBegan(task))
+    def task_began(self, task: int, worker: str) -> None:
+        """Take note that a worker, named for a person, has begun with a task."""
+        self._inbox.put(TaskBegan(task, worker))
 
     @ray.method(concurrency_group="control")
     def set_slots(self, slots: int) -> None:
@@ -341,6 +342,8 @@ class CommitterActor:
             self._announce(instruction.outcomes)
         elif isinstance(instruction, CancelTask):
             ray.cancel(self._tasks[instruction.task], force=True)
+        elif isinstance(instruction, Warn):
+            self._say(instruction.text)
         elif isinstance(instruction, (SetReading, ReadPartitions)):
             self._tell_consumers(instruction)
         elif isinstance(instruction, Finish):
@@ -357,9 +360,7 @@ class CommitterActor:
     def _start_task(self, start: StartTask) -> None:
         numbers = sorted({part.segment for file in start.files for part in file.slices})
         references = [self._segments[number] for number in numbers]
-        committer = None
-        if self._settings.limits.pool.timeout_s is not None:
-            committer = ray.get_runtime_context().current_actor
+        committer = ray.get_runtime_context().current_actor
         # The segments are arguments of their own: Ray then runs the task where most of them are, and fetches the rest.
         reference = self._task.remote(self._job, start.task, start.files, numbers, committer, *references)
         self._tasks[start.task] = reference

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +28,7 @@ def _run(
     committer: Any,
     *segments: StoredSegment,
 ) -> TaskAnswer:
-    if committer is not None:
-        committer.task_began.remote(task)
+    committer.task_began.remote(task, f"process {os.getpid()} on {platform.node()}")
     return extract(load_job(job), files, dict(zip(numbers, segments, strict=True)))
 
 

@@ -184,6 +184,12 @@ class Fleet:
             self._answer(self._loops[0])
         return news
 
+    def names(self) -> dict[str, str]:
+        """Return what the actors are called: id in hexadecimal digits -> name."""
+        actors = {"the committer": self._committer}
+        actors |= {f"consumer {number}": consumer for number, consumer in enumerate(self._consumers, start=1)}
+        return {actor._actor_id.hex(): name for name, actor in actors.items() if actor is not None}  # noqa: SLF001
+
     def end(self) -> None:
         """End all actors; what they have not committed is as if it had not been."""
         if self._watch is not None:
@@ -300,6 +306,7 @@ class Fleet:
                 pool=PoolLimits(
                     max_crashes=extraction.max_crashes,
                     timeout_s=extraction.timeout_s,
+                    warn_after_s=extraction.warn_after_s,
                     batch=BatchLimits(target_s=extraction.batch_seconds, max_files=extraction.max_batch_files),
                 ),
             ),

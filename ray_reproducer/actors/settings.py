@@ -21,6 +21,7 @@ class ExtractionSettings:
         num_cpus: processor cores that one task reserves; it decides how many run at a time.
         max_crashes: how often a file may end its worker before it becomes a dead letter.
         timeout_s: how long the extractor may take for one file, in seconds; None: for ever.
+        warn_after_s: how long a worker has files until they are named in a warning, in seconds; None: they never are.
         batch_seconds: how long a task with several small files should take.
         max_batch_files: the most files in one task.
     """
@@ -28,6 +29,7 @@ class ExtractionSettings:
     num_cpus: float = 1.0
     max_crashes: int = 3
     timeout_s: float | None = None
+    warn_after_s: float | None = 300.0
     batch_seconds: float = 0.1
     max_batch_files: int = 512
 

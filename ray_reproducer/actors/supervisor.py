@@ -22,8 +22,9 @@ from ray.exceptions import RayActorError
 
 from ray_reproducer.actors import ray_cluster
 from ray_reproducer.actors.fleet import Fleet, FleetMaker
+from ray_reproducer.actors.loss import in_words
 from ray_reproducer.actors.settings import PipelineSettings
-from ray_reproducer.actors.stopping import StopFlag, StoppedError, first_line
+from ray_reproducer.actors.stopping import StopFlag, StoppedError
 from ray_reproducer.actors.uploading import Uploading
 from ray_reproducer.core.errors import (
     BrokerAwayError,
@@ -168,7 +169,7 @@ class _Supervision:
             except (BrokerAwayError, TopicMissingError) as error:
                 self._wait_for_broker(error)
             except (RayActorError, PipelineError, TopicReplacedError) as error:
-                self._note_loss(error)
+                self._note_loss(error, in_words(error, fleet.names()))
             else:
                 return self._progress
             finally:
@@ -183,8 +184,8 @@ class _Supervision:
         self._warn(f"{error.message}; it is waited for.")
         self._stop.wait(LONGEST_PAUSE_S)
 
-    def _note_loss(self, error: Exception) -> None:
-        """Rule 1: decide whether to begin again after a part of the program was lost."""
+    def _note_loss(self, error: Exception, text: str) -> None:
+        """Rule 1: decide whether to begin again after a part of the program was lost, as ``text`` says."""
         if isinstance(error, TopicReplacedError):
             if self._settings.topic_recreated == "stop":
                 raise error
@@ -194,7 +195,6 @@ class _Supervision:
         finished = done(self._progress) - done(self._earlier)
         fruitful = finished > 0 or time.monotonic() - self._life_began_s >= LONG_LIFE_S
         self._fruitless = 0 if fruitful else self._fruitless + 1
-        text = first_line(error)
         if self._settings.embedded or self._stop.graceful or self._fruitless > MAX_FRUITLESS_LIVES:
             raise PipelineError(
                 f"a part of the program was lost: {text}",

@@ -21,6 +21,9 @@ SMALLEST_LETTER_BYTES: Final = 10_000
 """A dead letter of this size can't be made smaller: if the broker refuses it, its topic can't be used."""
 Clears: TypeAlias = Mapping[bytes, Mapping[str, Sequence[Place]]]
 """Id of a file version -> key -> places of the dead letters with that key that its outcome clears."""
+IDLE_LOOK_S: Final = 10.0
+"""While there is nothing to commit: how often it is looked whether the last transaction outlived a broken connection,
+in seconds. It costs nothing unless one broke."""
 JOIN_TIMEOUT_S: Final = 1.0
 """How long a transaction that nobody waits for any more may take to notice that its producer is closed."""
 
@@ -95,11 +98,18 @@ class TransactionThread:
 
     def _run(self) -> None:
         try:
-            while (commit := self._commits.get()) is not None:
+            while (commit := self._next()) is not None:
                 self._report(self._carry_out(commit))
         # Whatever it is ends the program: the loop raises it where the driver sees it.
         except Exception as error:  # noqa: BLE001
             self._report(error)
+
+    def _next(self) -> Commit | None:
+        while True:
+            try:
+                return self._commits.get(timeout=IDLE_LOOK_S)
+            except queue.Empty:
+                self._delivery.confirm_after_trouble()
 
     def _carry_out(self, commit: Commit) -> Event:
         records = self._records(commit)

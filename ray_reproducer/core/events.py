@@ -29,9 +29,15 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class TaskBegan:
-    """A worker has begun with a task; it was queued until now."""
+    """A worker has begun with a task; it was queued until now.
+
+    Attributes:
+        task: its number.
+        worker: names the process for a person.
+    """
 
     task: int
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,13 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class Warn:
+    """The user is to be told this."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetReading:
     """Consumers are to read on, or to hold still."""
 
@@ -204,5 +217,5 @@ class Finish:
 
 
 Instruction: TypeAlias = (
-    StartTask | CancelTask | ReleaseSegments | Commit | Announce | SetReading | ReadPartitions | Finish
+    StartTask | CancelTask | ReleaseSegments | Commit | Announce | Warn | SetReading | ReadPartitions | Finish
 )

@@ -28,12 +28,14 @@ class PoolLimits:
     Attributes:
         max_crashes: how often a file may end its worker, alone in it, before it becomes a dead letter.
         timeout_s: how long the extractor may take for one file; None: for ever.
+        warn_after_s: how long a worker has a task until it is named; None: it never is.
         queued_tasks: tasks submitted beyond the free slots, so that a worker never waits for its next one.
         batch: what bounds a batch of files.
     """
 
     max_crashes: int = 3
     timeout_s: float | None = None
+    warn_after_s: float | None = 300.0
     queued_tasks: int = 2
     batch: BatchLimits = field(default_factory=BatchLimits)
 

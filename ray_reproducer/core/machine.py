@@ -27,7 +27,6 @@ from ray_reproducer.core.done_lately import DoneLately
 from ray_reproducer.core.event_check import check
 from ray_reproducer.core.events import (
     Announce,
-    CancelTask,
     Commit,
     Delivered,
     DrainTo,
@@ -56,6 +55,7 @@ from ray_reproducer.core.lifecycle import Lifecycle, State
 from ray_reproducer.core.limits import MachineLimits, Moment
 from ray_reproducer.core.open_files import OpenFile, open_files
 from ray_reproducer.core.outcome import Failure, Origin, Outcome
+from ray_reproducer.core.overtime import overtime
 from ray_reproducer.core.patience import Patience
 from ray_reproducer.core.pending import PendingOutcomes
 from ray_reproducer.core.pool import ExtractionPool
@@ -128,7 +128,7 @@ class Machine:
         self._take(event)
         if not self._ended:
             self._give_up()
-            self._out.extend(CancelTask(task) for task in self._pool.late(now.monotonic_s))
+            self._out.extend(overtime(self._pool, self._assembly, now.monotonic_s))
             self._start_tasks()
             self._commit()
             self._steer_reading()
@@ -139,7 +139,7 @@ class Machine:
         if isinstance(event, Delivered):
             self._delivered(event.delivery)
         elif isinstance(event, TaskBegan):
-            self._pool.began(event.task, self._now.monotonic_s)
+            self._pool.began(event.task, self._now.monotonic_s, event.worker)
         elif isinstance(event, TaskFinished):
             for version_id, answer in zip(self._pool.finished(event.task, event.seconds), event.answers, strict=True):
                 self._answered(version_id, answer)

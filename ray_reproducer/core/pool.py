@@ -12,6 +12,8 @@ Rules:
 4. The time limit runs from a task's start in the worker, never while it is queued. A batch has no more time than a
    single file, and is split if it exceeds it; a file that exceeds it alone has failed. So a batch is made to take a
    quarter of the time limit at most, and who shares one with a file that hangs waits for it once.
+5. A task that a worker has had for ``warn_after_s`` is named, and again each time it has taken twice as long: the only
+   sign of an extractor that hangs, if there is no time limit.
 """
 
 from __future__ import annotations
@@ -29,11 +31,30 @@ _SHARE_OF_TIMEOUT: Final = 0.25
 """Of the time limit, for a whole batch: files that take four times as long as those before them are not killed yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class SlowTask:
+    """A task that is to be named (rule 5).
+
+    Attributes:
+        versions: ids of its versions.
+        seconds: how long a worker has had it.
+        worker: which one.
+        timeout_s: when it is ended by force; None: never.
+    """
+
+    versions: tuple[bytes, ...]
+    seconds: float
+    worker: str
+    timeout_s: float | None
+
+
 @dataclass(slots=True)
 class _Task:
     versions: tuple[bytes, ...]
-    deadline_s: float | None = None
+    began_s: float | None = None
+    worker: str = ""
     cancelled: bool = False
+    named: int = 0
 
 
 class ExtractionPool:
@@ -91,22 +112,40 @@ class ExtractionPool:
             self._tasks[self._last_task] = _Task(versions)
             yield self._last_task, versions
 
-    def began(self, task: int, now_s: float) -> None:
-        """Take note that a worker has begun with a task: its time limit runs from now."""
+    def began(self, task: int, now_s: float, worker: str = "") -> None:
+        """Take note that a worker has begun with a task: its time runs from now."""
         running = self._tasks.get(task)
-        if running is not None and self._limits.timeout_s is not None:
-            running.deadline_s = now_s + self._limits.timeout_s
+        if running is not None:
+            running.began_s, running.worker = now_s, worker
 
     def late(self, now_s: float) -> list[int]:
         """Return the tasks whose time is up and that are to be ended by force; each is returned once."""
+        limit_s = self._limits.timeout_s
+        if limit_s is None:
+            return []
         late = [
             number
             for number, task in self._tasks.items()
-            if task.deadline_s is not None and now_s >= task.deadline_s and not task.cancelled
+            if task.began_s is not None and now_s >= task.began_s + limit_s and not task.cancelled
         ]
         for number in late:
             self._tasks[number].cancelled = True
         return late
+
+    def slow(self, now_s: float) -> list[SlowTask]:
+        """Return the tasks that are to be named now (rule 5)."""
+        first_s = self._limits.warn_after_s
+        if first_s is None:
+            return []
+        slow: list[SlowTask] = []
+        for task in self._tasks.values():
+            if task.began_s is None or task.cancelled or now_s < task.began_s + first_s * 2**task.named:
+                continue
+            seconds = now_s - task.began_s
+            while seconds >= first_s * 2**task.named:
+                task.named += 1
+            slow.append(SlowTask(task.versions, seconds, task.worker, self._limits.timeout_s))
+        return slow
 
     def finished(self, task: int, seconds: float) -> tuple[bytes, ...]:
         """Take note that a task has come back after some seconds of work; return its versions."""

@@ -64,6 +64,9 @@ class AtLeastOnceDelivery:
     def confirm(self) -> None:
         """See ``Delivery.confirm``: nothing is left open without transactions."""
 
+    def confirm_after_trouble(self) -> None:
+        """See ``Delivery.confirm_after_trouble``."""
+
     def close(self) -> None:
         """See ``Delivery.close``."""
         self._closed.set()

@@ -102,6 +102,7 @@ class TransactionalDelivery:
         self._known: dict[int, CommittedOffset] = {}
         self._before: dict[int, CommittedOffset] | None = None  # the last transaction
         self._verified_at_s = 0.0
+        self._confirmed_at_s = 0.0
         self._failures = 0
 
     def start(self) -> dict[int, CommittedOffset]:
@@ -119,6 +120,17 @@ class TransactionalDelivery:
         found = self._read()
         if found != self._known:
             raise self._not_ours(found)
+
+    def confirm_after_trouble(self) -> None:
+        """See ``Delivery.confirm_after_trouble``.
+
+        Nothing is taken over for it: that may be the right of an instance that has begun meanwhile (rule 7).
+        """
+        self._hear()
+        if self._is_disturbed() and self._health.disturbed_at_s >= self._confirmed_at_s:
+            self.confirm()
+            self._confirmed_at_s = time.monotonic()
+            self._health.well()
 
     def deliver(self, records: Sequence[Record], offsets: Mapping[int, CommittedOffset]) -> bool:
         """See ``Delivery.deliver``."""
@@ -259,9 +271,8 @@ class TransactionalDelivery:
 
     def _make_ready(self) -> None:
         """Begin with a new producer if the last one was given up, or is no longer to be trusted (rule 5)."""
+        self._hear()
         if self._outbox.is_open:
-            with self._health.old_news():
-                self._outbox.producer.poll(0)
             if not self._is_disturbed():
                 return
             self._outbox.drop()
@@ -269,6 +280,12 @@ class TransactionalDelivery:
         self._initialise()
         self.confirm()
         self._verified_at_s = time.monotonic()
+
+    def _hear(self) -> None:
+        """Hear of connections that broke since the last transaction."""
+        if self._outbox.is_open:
+            with self._health.old_news():
+                self._outbox.producer.poll(0)
 
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
         """Stop if positions are committed that are none of those known, sent, or known before them (rules 7 and 8)."""

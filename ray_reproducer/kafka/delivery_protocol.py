@@ -48,6 +48,15 @@ class Delivery(Protocol):
         """
         ...
 
+    def confirm_after_trouble(self) -> None:
+        """The same, if a connection broke since it was certain; called again and again while there is nothing to write.
+
+        Raises:
+            PipelineError: as ``confirm``.
+            FencedError: as ``confirm``.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of all connections, quickly; what is not committed stays so."""
         ...

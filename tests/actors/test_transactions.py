@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Mapping, Sequence
 
 import pytest
 
+from ray_reproducer.actors import transactions
 from ray_reproducer.actors.transactions import Clears, RecordHeaders, TransactionThread
 from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
 from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
@@ -29,6 +31,7 @@ class FakeDelivery:
     def __init__(self, refused: int | None = None) -> None:
         self.refused = refused
         self.delivered: list[tuple[list[Record], dict[int, CommittedOffset]]] = []
+        self.looked = threading.Event()
 
     def start(self) -> dict[int, CommittedOffset]:
         return {}
@@ -41,6 +44,9 @@ class FakeDelivery:
 
     def confirm(self) -> None:
         pass
+
+    def confirm_after_trouble(self) -> None:
+        self.looked.set()
 
     def close(self) -> None:
         pass
@@ -55,6 +61,17 @@ def carried_out(delivery: FakeDelivery, clears: Clears | None = None) -> Event |
     report = reports.get(timeout=ANSWER_S)
     thread.close()
     return report
+
+
+def test_while_there_is_nothing_to_commit_it_is_looked_whether_the_last_transaction_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transactions, "IDLE_LOOK_S", 0.01)
+    delivery = FakeDelivery()
+    thread = TransactionThread(delivery, "results", "letters", RecordHeaders(TAG), lambda _: None)
+    thread.start()
+    assert delivery.looked.wait(ANSWER_S)
+    thread.close()
 
 
 def test_each_outcome_is_a_record_of_its_topic() -> None:

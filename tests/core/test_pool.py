@@ -287,3 +287,36 @@ def test_rule_4_a_task_that_came_back_before_its_beginning_was_told_is_none() ->
     made.began(task, 0.0)
     assert made.late(10.0) == []
     assert made.versions_of(task) is None
+
+
+def test_rule_5_a_task_that_takes_long_is_named_and_again_each_time_it_has_taken_twice_as_long() -> None:
+    made = pool(files=1, warn_after_s=10.0)
+    (task,) = start(made)
+    assert made.slow(10**6) == [], "it may be queued"
+    made.began(task, 100.0, "process 7 on somewhere")
+    assert made.slow(109.9) == []
+    (slow,) = made.slow(110.0)
+    assert (slow.versions, slow.seconds, slow.worker) == (made.versions_of(task), 10.0, "process 7 on somewhere")
+    assert slow.timeout_s is None
+    assert made.slow(119.9) == []
+    assert [slow.seconds for slow in made.slow(185.0)] == [85.0]
+    assert made.slow(259.9) == []
+    assert [slow.seconds for slow in made.slow(260.0)] == [160.0]
+
+
+def test_rule_5_what_is_ended_by_force_or_came_back_is_not_named() -> None:
+    made = pool(files=1, timeout_s=20.0, warn_after_s=10.0)
+    (task,) = start(made)
+    made.began(task, 0.0)
+    assert [slow.timeout_s for slow in made.slow(10.0)] == [20.0]
+    assert made.late(20.0) == [task]
+    assert made.slow(20.0) == []
+    made.crashed(task, "worker_crashed", "")
+    assert made.slow(10**6) == []
+
+
+def test_rule_5_nothing_is_named_if_it_is_not_wanted() -> None:
+    made = pool(files=1, warn_after_s=None)
+    (task,) = start(made)
+    made.began(task, 0.0)
+    assert made.slow(10**9) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ LEAKY = 40
 COPIES = 2
 """Of those that return, so that they meet other files in their process."""
 TIMEOUT_S = 5
+WARN_AFTER_S = 2
 MEMORY_ALLOWED_BYTES = 5 * 1024**3
 """More than the program needs (1 GB), less than the nasty file eats; a busy machine may change its use meanwhile."""
 CHILDREN_DEADLINE_S = 30.0
@@ -83,7 +85,8 @@ def test_each_nasty_file_costs_itself_and_no_other(
     write_files(workspace.parent / "data", files)
     code, out, err = start_program(
         "+extractor=mine", "kafka=embedded", f"upload.path={workspace.parent / 'data'}", "run=drain",
-        "run.print_results=true", f"extraction.timeout={TIMEOUT_S}", "extraction.max_crashes=2", "ray.num_cpus=2",
+        "run.print_results=true", f"extraction.timeout={TIMEOUT_S}", f"extraction.warn_after={WARN_AFTER_S}",
+        "extraction.max_crashes=2", "ray.num_cpus=2",
     ).wait(300)  # fmt: skip
 
     assert code == 3, err
@@ -91,6 +94,8 @@ def test_each_nasty_file_costs_itself_and_no_other(
     assert outcomes.keys() == files.keys()
     for path, outcome in outcomes.items():
         check(path, outcome, files[path].decode(), workspace)
+    told = set(re.findall(r"^(\S+): the extractor has been at it for \d+ s \(process \d+ on .*\)\.", err, re.MULTILINE))
+    assert told == {path for path in files if path.partition(".")[2].startswith("hang_")}
     children = {path.name: int(path.read_text()) for path in nasty.iterdir()}
     assert {name.split(".")[1] for name in children} == {"crash_exit", "crash_fault", "hang_c", "ok_child"}
     gone = children.values()

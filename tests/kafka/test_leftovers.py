@@ -219,3 +219,34 @@ def test_rule_8_a_last_transaction_that_is_lost_is_found_out_at_the_end(
     assert delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "")})
     with pytest.raises(PipelineError, match="lost a transaction"):
         delivery.confirm()
+
+
+def test_rule_8_a_last_transaction_that_is_lost_is_found_out_while_there_is_nothing_to_write(
+    topics: tuple[str, str], delivery: TransactionalDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery.start()
+    assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "")})
+    delivery._health.disturbed()
+    delivery.confirm_after_trouble()
+    monkeypatch.setattr(delivery, "_commit", _lost_commit(delivery))
+    assert delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "")})
+    delivery.confirm_after_trouble()  # no connection broke: there is nothing to look for
+    delivery._health.disturbed()
+    with pytest.raises(PipelineError, match="lost a transaction"):
+        delivery.confirm_after_trouble()
+
+
+def test_rule_7_looking_after_the_last_transaction_takes_nothing_over(
+    clients: ClientConfigs, name: str, topics: tuple[str, str], delivery: TransactionalDelivery
+) -> None:
+    delivery.start()
+    assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "")})
+    newer = TransactionalDelivery(clients, name, topics[0], (0, 1), f"ray_reproducer.{name}", ignore)
+    assert newer.start() == {0: CommittedOffset(1, "")}
+    delivery._health.disturbed()
+    delivery.confirm_after_trouble()
+    assert newer.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "")}), "the newer one is not fenced"
+    delivery._health.disturbed()
+    with pytest.raises(FencedError):
+        delivery.confirm_after_trouble()
+    newer.close()

@@ -1,0 +1,37 @@
+"""What is done about tasks that take long: they are named to the user, or ended (rules 4 and 5 of :mod:`pool`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ray_reproducer.core.assembly import Assembly
+from ray_reproducer.core.events import CancelTask, Instruction, Warn
+from ray_reproducer.core.pool import ExtractionPool, SlowTask
+
+
+def overtime(pool: ExtractionPool, assembly: Assembly, now_s: float) -> Iterator[Instruction]:
+    """Look for such tasks.
+
+    Args:
+        pool: all tasks.
+        assembly: knows the paths of their files.
+        now_s: the monotonic time.
+
+    Yields:
+        what is to be done.
+    """
+    for task in pool.late(now_s):
+        yield CancelTask(task)
+    for slow in pool.slow(now_s):
+        yield Warn(_text(slow, assembly.get(slow.versions[0]).version.relative_path))
+
+
+def _text(slow: SlowTask, path: str) -> str:
+    others = len(slow.versions) - 1
+    which = path if not others else f"{path}, or one of {others} more in the same task"
+    where = f" ({slow.worker})" if slow.worker else ""
+    if slow.timeout_s is None:
+        end = "Without extraction.timeout=SECONDS it may take for ever."
+    else:
+        end = f"It is ended after extraction.timeout={slow.timeout_s:g} s."
+    return f"{which}: the extractor has been at it for {slow.seconds:.0f} s{where}. {end}"
