@@ -51,13 +51,14 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test that uses a broker, or the peer, as one that does: it can't be forgotten. Put the slow ones first.
 
-    Processes that share the tests then end at about the same time, with short ones that fill what is left.
+    Processes that share the tests then end at about the same time, with short ones that fill what is left. Of the slow
+    ones the files of faults are the longest.
     """
     for item in items:
         for fixture, marker in MARKER_OF_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "faults" not in item.path.parts))
 
 
 @pytest.fixture(autouse=True)

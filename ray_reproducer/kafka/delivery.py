@@ -19,6 +19,8 @@ Rules:
    the committed positions are looked at: if somebody else has committed, taking over would fence the successor.
 8. A transaction that the broker has ended, but left open on some partitions, is ended before the next (``leftovers``).
    If that takes back one that the broker had said was committed, all begins anew with what is there.
+9. Positions that are committed before we asked for it are put back: their records may not all be there. Nothing should
+   bring that about but a late copy of a request (rule 5) that went unnoticed.
 """
 
 from __future__ import annotations
@@ -34,14 +36,12 @@ from confluent_kafka import KafkaError, KafkaException
 
 from ray_reproducer.core.errors import (
     BrokerError,
-    ConfigurationError,
-    FencedError,
     IllegalEventError,
     PipelineError,
     RecordTooLargeError,
     ReproducerError,
 )
-from ray_reproducer.kafka import failpoints, faults, leftovers
+from ray_reproducer.kafka import failpoints, faults, hopeless, leftovers
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.group_offsets import STABLE_S, CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
@@ -104,6 +104,7 @@ class TransactionalDelivery:
         self._verified_at_s = 0.0
         self._confirmed_at_s = 0.0
         self._failures = 0
+        self._asked_to_commit = False  # in the present transaction
 
     def start(self) -> dict[int, CommittedOffset]:
         """See ``Delivery.start``."""
@@ -139,6 +140,7 @@ class TransactionalDelivery:
         self._partitions.update(offsets)  # a topic may get more partitions
         self._make_ready()
         deadline_s = time.monotonic() + self._timeout_s
+        self._asked_to_commit = False
         try:
             failpoints.around("begin", self._outbox.producer.begin_transaction)()
             self._send_positions(offsets, deadline_s)
@@ -180,6 +182,7 @@ class TransactionalDelivery:
         if self._is_disturbed():
             raise KafkaException(KafkaError(faults.BROKEN, "the connection broke", txn_requires_abort=True))
         self._verified_at_s = time.monotonic()
+        self._asked_to_commit = True
         self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
         producer.poll(0)
         if self._is_disturbed():
@@ -256,6 +259,9 @@ class TransactionalDelivery:
             # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
             return all(found.get(partition) == position for partition, position in sent.items())
         if found == {**self._known, **sent}:
+            if not self._asked_to_commit:
+                self._group.commit({p: self._known[p] for p in sent if p in self._known})
+                raise PipelineError("a transaction was committed before its records were complete")
             return True
         raise self._not_ours(found)
 
@@ -267,7 +273,7 @@ class TransactionalDelivery:
             return PipelineError("the broker has lost a transaction that it had said was committed")
         if not found:  # they go with the topic that they are of; the next life will look at that first
             return PipelineError(f"the committed positions of group {self._group.group_id} are gone")
-        return self._fenced("the committed positions are not ours")
+        return hopeless.fenced(self._group.group_id, "the committed positions are not ours")
 
     def _make_ready(self) -> None:
         """Begin with a new producer if the last one was given up, or is no longer to be trusted (rule 5)."""
@@ -370,30 +376,7 @@ class TransactionalDelivery:
         self._repeat(failpoints.around("init", lambda: producer.init_transactions(_CALL_S)), float("inf"))
 
     def _refuse_hopeless(self, error: KafkaError) -> None:
-        """Raise what waiting can't heal; the order is rule 3."""
-        name = faults.text(error)
-        if faults.is_forbidden(error):
-            raise BrokerError(
-                f"not allowed to write results in transactions: {name}",
-                hint=f"Grant WRITE and DESCRIBE on the transactional id {self._transactional_id}, WRITE on the topics "
-                f"of results and dead letters, and READ on the group {self._group.group_id}.",
-            )
-        if error.code() == KafkaError.INVALID_TRANSACTION_TIMEOUT:
-            raise ConfigurationError(
-                f"the broker refuses producer.transaction.timeout.ms: {name}",
-                hint="Set it lower than the broker's transaction.max.timeout.ms (15 minutes by default).",
-            )
-        if faults.is_unsupported(error):
-            raise BrokerError(f"the broker has no transactions: {name}", hint="Use delivery=at_least_once.")
-        if faults.is_fenced(error):
-            raise self._fenced(name)
-
-    def _fenced(self, detail: str) -> FencedError:
-        return FencedError(
-            f"another instance with group_id={self._group.group_id} has taken over: {detail}",
-            hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost: the other goes on. "
-            "If there is none, this one was suspended in the middle of a transaction: start it again.",
-        )
+        hopeless.refuse(error, self._group.group_id, self._transactional_id)
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):

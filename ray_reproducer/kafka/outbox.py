@@ -10,6 +10,8 @@ Rules:
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +32,13 @@ _POLL_S: Final = 0.1
 """How long to wait for room in the library's queue before looking at the clock."""
 
 
-_LOG_INFO: Final = 6
-"""Syslog's number of the level at which the library says that a connection was closed."""
+_LOG_DEBUG: Final = 7
+"""Syslog's number of the level at which the library says of each connection that it was closed."""
+_WITHOUT_REQUEST: Final = re.compile(
+    r"in state (INIT|DOWN|TRY_CONNECT|CONNECT|SSL_HANDSHAKE|APIVERSION_QUERY|AUTH_\w+)\b|\(_DESTROY_BROKER\)"
+)
+"""In a line for debugging about a connection on which no request of ours can be: it was not made yet; or the library
+closes it, because it does not use the address that it was given once it knows the brokers behind that."""
 _ANY: Final = -1
 """The library's word for "as the key says"."""
 
@@ -63,17 +70,25 @@ class _ConnectionLog:
     """Hands the client library's log on, and takes note of connections that broke.
 
     The library calls ``error_cb`` for a connection that could not be made, but not for one that the other side has
-    closed: that is a line in its log only, whose facility is FAIL.
+    closed: that is a line in its log only, whose facility is FAIL. If it breaks in the same way again within 30 s,
+    that is a line for debugging only (``rd_kafka_broker_set_error`` in its rdkafka_broker.c).
+
+    Args:
+        health: is told of them.
+        debug: whether lines for debugging are handed on.
     """
 
-    def __init__(self, health: faults.Health) -> None:
+    def __init__(self, health: faults.Health, *, debug: bool) -> None:
         self._health = health
+        self._least = logging.DEBUG if debug else logging.INFO
 
     def log(self, level: int, msg: str, /, *details: object) -> None:
         """See ``client_config.LogSink``."""
-        if details[:1] == ("FAIL",):
+        broke = details[:1] == ("FAIL",)
+        if broke and not (level == logging.DEBUG and _WITHOUT_REQUEST.search(str(details[-1]))):
             self._health.disturbed()
-        CLIENT_LOG.log(level, msg, *details)
+        if level >= self._least:
+            CLIENT_LOG.log(level, msg, *details)
 
 
 class Outbox:
@@ -117,8 +132,10 @@ class Outbox:
             if self._batch_bytes < _BATCH_BYTES:
                 config["batch.size"] = self._batch_bytes
             self._made_for_bytes = self._batch_bytes
-            config |= {"log.connection.close": True, "log_level": max(_LOG_INFO, int(config.get("log_level", 0)))}
-            log = _ConnectionLog(self._health)
+            debug = str(config.get("debug", ""))
+            # About four lines a transaction, which end here.
+            config |= {"log.connection.close": True, "log_level": _LOG_DEBUG, "debug": f"{debug},broker".strip(",")}
+            log = _ConnectionLog(self._health, debug=bool(debug))
             self._producer = open_producer(config, self._health.on_error, log, on_delivery=self._on_delivery)
         return self._producer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import textwrap
@@ -366,10 +367,27 @@ def test_a_connection_that_the_other_side_closed_is_noticed_by_the_librarys_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     health = faults.Health(ignore)
-    log = _ConnectionLog(health)
-    log.log(6, "%s [%s] %s", "TERMINATE", "me", "over")
+    log = _ConnectionLog(health, debug=False)
+    log.log(logging.INFO, "%s [%s] %s", "TERMINATE", "me", "over")
+    for text in (
+        "Decommissioning this broker (after 0ms in state UP) (_DESTROY_BROKER)",
+        "Closing connection due to nodename change (after 53ms in state TRY_CONNECT) (_TRANSPORT)",
+    ):
+        log.log(logging.DEBUG, "%s [%s] %s", "FAIL", "me", text)
     assert health.disturbed_at_s == 0.0
-    with caplog.at_level(6):
-        log.log(6, "%s [%s] %s", "FAIL", "me", "Disconnected")
+    with caplog.at_level(logging.DEBUG):
+        log.log(logging.INFO, "%s [%s] %s", "FAIL", "me", "Disconnected")
     assert health.disturbed_at_s > 0.0
     assert "FAIL [me] Disconnected" in caplog.text
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_that_a_connection_broke_again_is_noticed_but_not_handed_on_unless_wanted(
+    caplog: pytest.LogCaptureFixture, *, debug: bool
+) -> None:
+    health = faults.Health(ignore)
+    text = "Disconnected (after 9ms in state UP) (_TRANSPORT): identical to last error: error log suppressed"
+    with caplog.at_level(logging.DEBUG):
+        _ConnectionLog(health, debug=debug).log(logging.DEBUG, "%s [%s] %s", "FAIL", "me", text)
+    assert health.disturbed_at_s > 0.0
+    assert (text in caplog.text) == debug

@@ -209,6 +209,23 @@ def test_rule_5_a_transaction_in_which_the_connection_broke_is_not_committed(
     assert values(clients, topics[1]) == ["1"]
 
 
+def test_rule_9_positions_that_are_committed_before_we_asked_for_it_are_put_back(
+    topics: tuple[str, str], delivery: TransactionalDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery.start()
+    assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "one")})
+
+    def commit_unasked(outbox: Outbox, _records: list[Record], _deadline_s: float) -> None:
+        outbox.producer.commit_transaction(WAIT_S)
+        raise KafkaException(KafkaError(faults.BROKEN))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "send", commit_unasked)
+        with pytest.raises(PipelineError, match="before its records were complete"):
+            delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "two")})
+    assert delivery.start() == {0: CommittedOffset(1, "one")}
+
+
 def test_rule_8_a_last_transaction_that_is_lost_is_found_out_at_the_end(
     topics: tuple[str, str], delivery: TransactionalDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
