@@ -11,9 +11,9 @@ Rules:
    (the producer is dropped and a new one made).
 4. What was committed is never guessed. After any failure the committed positions are read and compared with what we
    sent and with what was there before; if they are neither, somebody else has committed: stop.
-5. A producer whose connection broke while it committed, or since, is replaced before the next transaction: a late copy
-   of its request to end the transaction could end the next one. A transaction in which it broke is not committed: the
-   one before may be lost (rule 8), and would be committed in part by the same marker.
+5. A producer whose connection broke, at any time, is replaced before the next transaction: a late copy of its request
+   to commit or abort the last one could end the next one. A transaction in which it broke is not committed: the one
+   before may be lost (rule 8), and would be committed in part by the same marker.
 6. While the broker is away we keep trying, and say so through ``on_trouble``.
 7. Who has been suspended for long may be replaced without knowing. So before the transactional id is taken over *again*
    the committed positions are looked at: if somebody else has committed, taking over would fence the successor.
@@ -148,8 +148,6 @@ class TransactionalDelivery:
             self._commit(deadline_s)
         except RecordTooLargeError:
             self._abort(deadline_s)
-            if self._is_disturbed():
-                self._outbox.drop()
             raise
         except DeliveryFailedError as failed:
             committed = self._recover(self._reason(failed.error), offsets, abort_until_s=deadline_s)
@@ -230,7 +228,7 @@ class TransactionalDelivery:
             self._health.report(f"a transaction failed: {faults.text(error)}", vague=faults.is_vague(error))
         self._abort(abort_until_s)
         self._group.refuse_metadata(error)
-        if again_at_once:
+        if again_at_once or self._is_disturbed():
             self._outbox.drop()
         takes_over = not self._outbox.is_open
         if takes_over:
@@ -349,9 +347,12 @@ class TransactionalDelivery:
         if time.monotonic() >= deadline_s:
             self._outbox.drop()
             return
-        producer = self._outbox.producer
+        producer, began_s = self._outbox.producer, time.monotonic()
         call = failpoints.around("abort", lambda: producer.abort_transaction(_CALL_S))
         error = faults.attempt(lambda: self._repeat(call, deadline_s))
+        self._hear()
+        if not error and self._health.disturbed_at_s >= began_s:
+            self._outbox.drop()
         if error:
             if not faults.is_nothing_to_abort(error):
                 self._refuse_hopeless(error)

@@ -33,6 +33,7 @@ class Delivering:
         self.committed = 0
         self.error: BaseException | None = None
         self.attempts = 0
+        self.confirms = False  # after each transaction whether its positions are there
         self._results = results
         self._delivery = TransactionalDelivery(
             clients, group_id, source, (0,), f"ray_reproducer.{group_id}", self.heard.append, topics=(results,)
@@ -91,6 +92,8 @@ class Delivering:
         self.attempts += 1
         if self._delivery.deliver(records, {0: CommittedOffset(numbers[-1], f"up to {numbers[-1]}")}):
             self.committed = numbers[-1]
+            if self.confirms:
+                self._delivery.confirm()
 
 
 def expected(committed: int) -> list[str]:

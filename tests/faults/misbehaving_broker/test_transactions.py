@@ -62,10 +62,10 @@ def stream(clients: ClientConfigs, name: str, topics: tuple[str, str]) -> Iterat
 
 
 EVERY_COMMIT = (
-    Api.ADD_PARTITIONS_TO_TXN,
-    Api.PRODUCE,
     Api.ADD_OFFSETS_TO_TXN,
     Api.TXN_OFFSET_COMMIT,
+    Api.ADD_PARTITIONS_TO_TXN,
+    Api.PRODUCE,
     Api.END_TXN,
 )
 """What goes to the broker in each transaction, in this order."""
@@ -155,6 +155,27 @@ def test_a_late_copy_of_a_commit_does_not_commit_the_next_transaction(
             still_held = not proxy_has_delivered(held)
             assert seen == due or not still_held
             wait_until(lambda: held.delivered, HITS_S, "the next transaction's commit to arrive")
+    stream.goes_on()
+    assert stream.finish() == values(truth, topics[1])
+
+
+@pytest.mark.parametrize("dead_after_ms", [int(TRANSACTION_TIMEOUT_S * 1000)])
+@pytest.mark.parametrize("held_api", [Api.ADD_PARTITIONS_TO_TXN, Api.PRODUCE, Api.END_TXN], ids=lambda api: api.name)
+def test_a_late_copy_of_an_abort_does_not_end_the_next_transaction(
+    private_broker: PrivateBroker, stream: Delivering, topics: tuple[str, str], truth: ClientConfigs, held_api: Api
+) -> None:
+    proxy = private_broker.proxy
+    stream.confirms = True
+    with proxy.intercepting(Api.PRODUCE, Way.TO_BROKER, Action.CUT) as cut:
+        wait_until(lambda: cut.hits, HITS_S, "a transaction in which a connection breaks")
+    # The library connects again after 100 ms at the earliest; then the transaction is aborted.
+    with proxy.intercepting(Api.END_TXN, Way.TO_BROKER, Action.STRAY, delay_s=1.5) as stray:
+        wait_until(lambda: stray.hits, HITS_S, "an abort whose connection breaks")
+        aborted = stream.attempts
+        wait_until(lambda: stream.attempts > aborted, HITS_S, "the next transaction")
+        with proxy.intercepting(held_api, Way.TO_BROKER, Action.DELAY, delay_s=3.0) as held:
+            wait_until(lambda: stray.delivered, HITS_S, "the late copy's answer")
+            wait_until(lambda: held.delivered, HITS_S, "the next transaction to go on")
     stream.goes_on()
     assert stream.finish() == values(truth, topics[1])
 
