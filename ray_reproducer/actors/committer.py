@@ -23,7 +23,7 @@ from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAn
 from ray_reproducer.actors.extraction_task import extraction_task
 from ray_reproducer.actors.history import History, no_place
 from ray_reproducer.actors.kept_outcomes import KeptOutcomes
-from ray_reproducer.actors.make_delivery import make_delivery
+from ray_reproducer.actors.make_delivery import make_delivery, refuse_newer
 from ray_reproducer.actors.task_end import crash_cause, fatal
 from ray_reproducer.actors.transactions import RecordHeaders, TransactionThread
 from ray_reproducer.actors.worker_log import Said
@@ -112,7 +112,7 @@ class CommitterActor:
         """
         settings, topic_id = self._settings, self._settings.origin.topic_id
         if settings.is_later_life:
-            self._refuse_if_replaced()
+            refuse_newer(settings)
         committed = self._delivery.start()
         if settings.start == "group" and not committed:
             raise no_place(settings)
@@ -128,21 +128,6 @@ class CommitterActor:
         done_lately = history.done_lately(committed, starts.values())
         self._machine = Machine(self._ledger, settings.origin, settings.limits, _now(), done_lately)
         return starts
-
-    def _refuse_if_replaced(self) -> None:
-        """Leave the group to another instance that has come since: a run that was suspended may wake to find that.
-
-        Raises:
-            FencedError: there is one.
-        """
-        settings = self._settings
-        other = instance.who(settings.clients, settings.group_id, settings.results_topic)
-        if instance.is_newer(other, settings.instance):
-            raise FencedError(
-                f"another instance with group_id={settings.group_id} has taken over while this one had lost a part of "
-                f"itself (it is {other})",
-                hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost.",
-            )
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):
@@ -181,6 +166,7 @@ class CommitterActor:
                         self._carry_out(instruction)
                 self._note_progress()
             if self._progress.drained:
+                self._transactions.end()
                 self._delivery.confirm()
         except FencedError as error:
             raise self._named(error) from None
@@ -192,7 +178,7 @@ class CommitterActor:
         """Say who has taken over, if that is known."""
         settings = self._settings
         other = instance.who(settings.clients, settings.group_id, settings.results_topic)
-        if not other or other == settings.instance:
+        if not other or other == settings.instance or other in error.message:
             return error
         return FencedError(f"{error.message} (it is {other})", hint=error.hint)
 

@@ -27,6 +27,9 @@ def in_words(error: Exception, names: Mapping[str, str]) -> str:
     who = names.get(cause.actor_id or "", "an actor")
     if isinstance(cause, ActorUnavailableError):
         return f"{who} can't be reached"
+    if cause.actor_init_failed:
+        return f"{who} could not be started: {str(cause).strip().splitlines()[-1]}"
     process, machine = (re.search(rf"^\s*{key}: (\S+)$", str(cause), re.MULTILINE) for key in ("pid", "ip"))
     where = f" (process {process[1]} on {machine[1]})" if process and machine else ""
-    return f"{who} died{where}"
+    reason = re.search(r"^The actor (?:is dead|died) because (?:of )?([^.]+)", str(cause), re.MULTILINE)
+    return f"{who} died{where}" + (f": {reason[1]}" if reason else "")

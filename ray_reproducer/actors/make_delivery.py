@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ray_reproducer.actors.committer_settings import CommitterSettings
+from ray_reproducer.kafka import instance
 from ray_reproducer.kafka.at_least_once import AtLeastOnceDelivery
 from ray_reproducer.kafka.delivery import TransactionalDelivery
 from ray_reproducer.kafka.delivery_protocol import Delivery
+
+
+def refuse_newer(settings: CommitterSettings) -> None:
+    """Leave the group to another instance that has come since.
+
+    Raises:
+        FencedError: there is one.
+    """
+    if settings.instance:
+        instance.refuse_newer(settings.clients, settings.group_id, settings.results_topic, settings.instance)
 
 
 def make_delivery(settings: CommitterSettings, on_trouble: Callable[[str], None]) -> Delivery:
@@ -27,4 +39,5 @@ def make_delivery(settings: CommitterSettings, on_trouble: Callable[[str], None]
         topics=(settings.results_topic, settings.dead_letters_topic),
         # A replay (its id is not made of its group's) plans anew after each take-over.
         takes_over_once=bool(settings.transactional_id),
+        refuse_newer=partial(refuse_newer, settings),
     )

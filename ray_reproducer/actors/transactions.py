@@ -90,6 +90,11 @@ class TransactionThread:
         """Let a transaction be carried out, after those submitted before."""
         self._commits.put(commit)
 
+    def end(self) -> None:
+        """Let the thread end, and wait for it, when nothing is left to commit."""
+        self._commits.put(None)
+        self._thread.join()
+
     def close(self) -> None:
         """End; a transaction that is under way is given up."""
         self._commits.put(None)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from ray_reproducer.core.assembly import Assembly
 from ray_reproducer.core.events import CancelTask, Instruction, Warn
 from ray_reproducer.core.pool import ExtractionPool, SlowTask
+
+NAMED_AT_ONCE: Final = 5
+"""Tasks that are named in the same moment: with hundreds of workers and files that all take long, more say no more."""
 
 
 def overtime(pool: ExtractionPool, assembly: Assembly, now_s: float) -> Iterator[Instruction]:
@@ -20,10 +24,12 @@ def overtime(pool: ExtractionPool, assembly: Assembly, now_s: float) -> Iterator
     Yields:
         what is to be done.
     """
-    for task in pool.late(now_s):
-        yield CancelTask(task)
-    for slow in pool.slow(now_s):
-        yield Warn(_text(slow, assembly.get(slow.versions[0]).version.relative_path))
+    yield from map(CancelTask, pool.late(now_s))
+    slow = pool.slow(now_s)
+    for task in slow[:NAMED_AT_ONCE]:
+        yield Warn(_text(task, assembly.get(task.versions[0]).version.relative_path))
+    if (others := len(slow) - NAMED_AT_ONCE) > 0:
+        yield Warn(f"The extractor has been at the files of {others} other tasks for as long.")
 
 
 def _text(slow: SlowTask, path: str) -> str:

@@ -45,6 +45,7 @@ from ray_reproducer.kafka import failpoints, faults, hopeless, leftovers
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.group_offsets import STABLE_S, CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
+from ray_reproducer.kafka.put_back import put_back
 
 __all__ = ["PAUSE_S", "CommittedOffset", "Record", "TransactionalDelivery"]
 
@@ -72,9 +73,10 @@ class TransactionalDelivery:
         on_trouble: called with a line of text when the broker is in trouble, with "" when it is well again.
         topics: that records go to.
         takes_over_once: end rather than take the id over again.
+        refuse_newer: raises FencedError if a newer instance has signed; called before the id is taken over again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is rarely given goes by keyword
         self,
         clients: ClientConfigs,
         group_id: str,
@@ -85,9 +87,11 @@ class TransactionalDelivery:
         *,
         topics: Sequence[str] = (),
         takes_over_once: bool = False,
+        refuse_newer: Callable[[], None] = lambda: None,
     ) -> None:
         self._clients = clients
         self._topics = topics
+        self._refuse_newer = refuse_newer
         self._partitions = set(partitions)
         self._take_overs_left = 1.0 if takes_over_once else float("inf")
         self._transactional_id = transactional_id
@@ -127,9 +131,11 @@ class TransactionalDelivery:
 
         Nothing is taken over for it: that may be the right of an instance that has begun meanwhile (rule 7).
         """
-        self._hear()
+        self._outbox.hear()
         if self._is_disturbed() and self._health.disturbed_at_s >= self._confirmed_at_s:
-            self.confirm()
+            self._outbox.drop()  # by rule 5; while the broker is away nobody would listen to it
+            if self._group.peek(sorted(self._partitions)) != self._known:
+                self.confirm()
             self._confirmed_at_s = time.monotonic()
             self._health.well()
 
@@ -258,8 +264,7 @@ class TransactionalDelivery:
             return all(found.get(partition) == position for partition, position in sent.items())
         if found == {**self._known, **sent}:
             if not self._asked_to_commit:
-                self._group.commit({p: self._known[p] for p in sent if p in self._known})
-                raise PipelineError("a transaction was committed before its records were complete")
+                put_back(self._clients, self._group, self._known, sent)
             return True
         raise self._not_ours(found)
 
@@ -275,7 +280,7 @@ class TransactionalDelivery:
 
     def _make_ready(self) -> None:
         """Begin with a new producer if the last one was given up, or is no longer to be trusted (rule 5)."""
-        self._hear()
+        self._outbox.hear()
         if self._outbox.is_open:
             if not self._is_disturbed():
                 return
@@ -285,14 +290,9 @@ class TransactionalDelivery:
         self.confirm()
         self._verified_at_s = time.monotonic()
 
-    def _hear(self) -> None:
-        """Hear of connections that broke since the last transaction."""
-        if self._outbox.is_open:
-            with self._health.old_news():
-                self._outbox.producer.poll(0)
-
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
-        """Stop if positions are committed that are none of those known, sent, or known before them (rules 7 and 8)."""
+        """Stop if somebody else has come, or committed: neither what is known, nor sent, nor known before (7 and 8)."""
+        self._refuse_newer()
         found = self._group.peek(sorted(self._partitions))
         if found not in (self._known, sent, self._before):
             raise self._not_ours(found)
@@ -350,7 +350,7 @@ class TransactionalDelivery:
         producer, began_s = self._outbox.producer, time.monotonic()
         call = failpoints.around("abort", lambda: producer.abort_transaction(_CALL_S))
         error = faults.attempt(lambda: self._repeat(call, deadline_s))
-        self._hear()
+        self._outbox.hear()
         if not error and self._health.disturbed_at_s >= began_s:
             self._outbox.drop()
         if error:
@@ -382,3 +382,4 @@ class TransactionalDelivery:
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):
             raise BrokerError("the connection was closed while the broker was still awaited")
+        self._outbox.hear()  # what nobody hears, the library keeps

@@ -14,6 +14,7 @@ from typing import Final
 
 from confluent_kafka import KafkaException, TopicPartition
 
+from ray_reproducer.core.errors import FencedError
 from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
 
 _ASK_S: Final = 5.0
@@ -59,6 +60,26 @@ def who(clients: ClientConfigs, group_id: str, results_topic: str) -> str:
     finally:
         consumer.close()
     return found.metadata or ""
+
+
+def refuse_newer(clients: ClientConfigs, group_id: str, results_topic: str, own: str) -> None:
+    """Leave the group to another instance that has come since: a run that was suspended may wake to find that.
+
+    Args:
+        clients: the user's client settings.
+        group_id: which group.
+        results_topic: of the group.
+        own: our signature.
+
+    Raises:
+        FencedError: there is one.
+    """
+    other = who(clients, group_id, results_topic)
+    if is_newer(other, own):
+        raise FencedError(
+            f"another instance with group_id={group_id} has taken over (it is {other})",
+            hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost: the other goes on.",
+        )
 
 
 def _ignore(_error: object) -> None:

@@ -34,11 +34,9 @@ _POLL_S: Final = 0.1
 
 _LOG_DEBUG: Final = 7
 """Syslog's number of the level at which the library says of each connection that it was closed."""
-_WITHOUT_REQUEST: Final = re.compile(
-    r"in state (INIT|DOWN|TRY_CONNECT|CONNECT|SSL_HANDSHAKE|APIVERSION_QUERY|AUTH_\w+)\b|\(_DESTROY_BROKER\)"
-)
-"""In a line for debugging about a connection on which no request of ours can be: it was not made yet; or the library
-closes it, because it does not use the address that it was given once it knows the brokers behind that."""
+_WITH_REQUEST: Final = re.compile(r"error log suppressed|nodename change \(after \d+ms in state UP\)")
+"""In a line for debugging about a connection that may have carried a request: it broke as one did shortly before; or
+the library closed it, because the broker has moved."""
 _ANY: Final = -1
 """The library's word for "as the key says"."""
 
@@ -71,7 +69,8 @@ class _ConnectionLog:
 
     The library calls ``error_cb`` for a connection that could not be made, but not for one that the other side has
     closed: that is a line in its log only, whose facility is FAIL. If it breaks in the same way again within 30 s,
-    that is a line for debugging only (``rd_kafka_broker_set_error`` in its rdkafka_broker.c).
+    that is a line for debugging only (``rd_kafka_broker_set_error`` in its rdkafka_broker.c). Other such lines do not
+    count: those are of connections that were not made yet, or had nothing to carry for a minute.
 
     Args:
         health: is told of them.
@@ -84,8 +83,7 @@ class _ConnectionLog:
 
     def log(self, level: int, msg: str, /, *details: object) -> None:
         """See ``client_config.LogSink``."""
-        broke = details[:1] == ("FAIL",)
-        if broke and not (level == logging.DEBUG and _WITHOUT_REQUEST.search(str(details[-1]))):
+        if details[:1] == ("FAIL",) and (level > logging.DEBUG or _WITH_REQUEST.search(str(details[-1]))):
             self._health.disturbed()
         if level >= self._least:
             CLIENT_LOG.log(level, msg, *details)
@@ -133,11 +131,19 @@ class Outbox:
                 config["batch.size"] = self._batch_bytes
             self._made_for_bytes = self._batch_bytes
             debug = str(config.get("debug", ""))
-            # About four lines a transaction, which end here.
-            config |= {"log.connection.close": True, "log_level": _LOG_DEBUG, "debug": f"{debug},broker".strip(",")}
+            if "transactional.id" in config:  # only there it matters, and only there somebody listens all the time
+                # About four lines a transaction, which end here.
+                config |= {"log.connection.close": True, "log_level": _LOG_DEBUG, "debug": f"{debug},broker".strip(",")}
             log = _ConnectionLog(self._health, debug=bool(debug))
             self._producer = open_producer(config, self._health.on_error, log, on_delivery=self._on_delivery)
         return self._producer
+
+    def hear(self) -> None:
+        """Hear of connections of the present producer that broke; of what idled, nothing is said to anybody."""
+        producer = self._producer
+        if producer is not None:
+            with self._health.old_news():
+                producer.poll(0)
 
     def drop(self) -> None:
         """Give the present producer up, with all that it has not sent."""

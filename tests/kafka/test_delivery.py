@@ -372,6 +372,7 @@ def test_a_connection_that_the_other_side_closed_is_noticed_by_the_librarys_log(
     for text in (
         "Decommissioning this broker (after 0ms in state UP) (_DESTROY_BROKER)",
         "Closing connection due to nodename change (after 53ms in state TRY_CONNECT) (_TRANSPORT)",
+        "Disconnected (after 600012ms in state UP) (_TRANSPORT)",
     ):
         log.log(logging.DEBUG, "%s [%s] %s", "FAIL", "me", text)
     assert health.disturbed_at_s == 0.0
@@ -382,11 +383,17 @@ def test_a_connection_that_the_other_side_closed_is_noticed_by_the_librarys_log(
 
 
 @pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Disconnected (after 9ms in state UP) (_TRANSPORT): identical to last error: error log suppressed",
+        "Closing connection due to nodename change (after 53ms in state UP) (_TRANSPORT)",
+    ],
+)
 def test_that_a_connection_broke_again_is_noticed_but_not_handed_on_unless_wanted(
-    caplog: pytest.LogCaptureFixture, *, debug: bool
+    caplog: pytest.LogCaptureFixture, text: str, *, debug: bool
 ) -> None:
     health = faults.Health(ignore)
-    text = "Disconnected (after 9ms in state UP) (_TRANSPORT): identical to last error: error log suppressed"
     with caplog.at_level(logging.DEBUG):
         _ConnectionLog(health, debug=debug).log(logging.DEBUG, "%s [%s] %s", "FAIL", "me", text)
     assert health.disturbed_at_s > 0.0

@@ -21,7 +21,7 @@ MakeTopic = Callable[..., str]
 @pytest.fixture
 def topics(unique_topic: MakeTopic) -> tuple[str, str]:
     """Source and results."""
-    return unique_topic("source", 1), unique_topic("results", 3)
+    return unique_topic("source", 2), unique_topic("results", 3)
 
 
 @pytest.fixture
@@ -209,21 +209,37 @@ def test_rule_5_a_transaction_in_which_the_connection_broke_is_not_committed(
     assert values(clients, topics[1]) == ["1"]
 
 
+def _commit_unasked(outbox: Outbox, _records: list[Record], _deadline_s: float) -> None:
+    outbox.producer.commit_transaction(WAIT_S)
+    raise KafkaException(KafkaError(faults.BROKEN))
+
+
+@pytest.mark.parametrize("before", [{}, {0: CommittedOffset(1, "one")}], ids=["none before", "some before"])
 def test_rule_9_positions_that_are_committed_before_we_asked_for_it_are_put_back(
+    topics: tuple[str, str],
+    delivery: TransactionalDelivery,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[int, CommittedOffset],
+) -> None:
+    delivery.start()
+    if before:
+        assert delivery.deliver([Record(topics[1], "k", b"1")], before)
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "send", _commit_unasked)
+        with pytest.raises(PipelineError, match="before its records were complete"):
+            delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "two")})
+    assert delivery.start() == before
+
+
+def test_rule_9_first_positions_of_a_partition_have_nothing_to_go_back_to_and_are_named(
     topics: tuple[str, str], delivery: TransactionalDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery.start()
     assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "one")})
-
-    def commit_unasked(outbox: Outbox, _records: list[Record], _deadline_s: float) -> None:
-        outbox.producer.commit_transaction(WAIT_S)
-        raise KafkaException(KafkaError(faults.BROKEN))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Outbox, "send", commit_unasked)
-        with pytest.raises(PipelineError, match="before its records were complete"):
-            delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "two")})
-    assert delivery.start() == {0: CommittedOffset(1, "one")}
+    monkeypatch.setattr(Outbox, "send", _commit_unasked)
+    with pytest.raises(BrokerError, match=r"\[1\] to 7"):
+        delivery.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "two"), 1: CommittedOffset(7, "")})
+    assert delivery.start()[0] == CommittedOffset(1, "one")
 
 
 def test_rule_8_a_last_transaction_that_is_lost_is_found_out_at_the_end(
@@ -260,6 +276,13 @@ def test_rule_7_looking_after_the_last_transaction_takes_nothing_over(
     assert delivery.deliver([Record(topics[1], "k", b"1")], {0: CommittedOffset(1, "")})
     newer = TransactionalDelivery(clients, name, topics[0], (0, 1), f"ray_reproducer.{name}", ignore)
     assert newer.start() == {0: CommittedOffset(1, "")}
+    delivery._health.disturbed()
+    # Neither while the newer one is in the middle of a transaction, nor before it has begun one.
+    positions = newer._group.positions({0: CommittedOffset(2, "")})
+    newer._outbox.producer.begin_transaction()
+    newer._outbox.producer.send_offsets_to_transaction(positions, newer._group.membership(), WAIT_S)
+    delivery.confirm_after_trouble()
+    newer._outbox.producer.abort_transaction(WAIT_S)
     delivery._health.disturbed()
     delivery.confirm_after_trouble()
     assert newer.deliver([Record(topics[1], "k", b"2")], {0: CommittedOffset(2, "")}), "the newer one is not fenced"

@@ -64,3 +64,24 @@ def test_rule_7_nor_does_one_that_gave_its_producer_up_between_transactions(
     assert newer.deliver([Record(results, "3", b"3")], at(3))
     older.close()
     newer.close()
+
+
+def test_rule_7_nor_does_one_that_learns_that_a_newer_one_has_signed(
+    clients: ClientConfigs, name: str, topics: tuple[str, str]
+) -> None:
+    source, results = topics
+
+    def refuse() -> None:
+        raise FencedError("a newer one has signed")
+
+    older = TransactionalDelivery(clients, name, source, (0, 1), name, ignore, refuse_newer=refuse)
+    newer = TransactionalDelivery(clients, name, source, (0, 1), name, ignore)
+    older.start()
+    assert older.deliver([Record(results, "1", b"1")], at(1))
+    newer.start()
+    older._outbox.drop()
+    with pytest.raises(FencedError, match="a newer one has signed"):
+        older.deliver([Record(results, "2", b"2")], at(2))
+    assert newer.deliver([Record(results, "2", b"2")], at(2)), "it is not fenced"
+    older.close()
+    newer.close()

@@ -138,9 +138,14 @@ def test_a_late_copy_of_a_commit_does_not_commit_the_next_transaction(
     broke_before: bool,
 ) -> None:
     proxy = private_broker.proxy
-    if broke_before:  # that a connection breaks in the same way again the client library does not say within 30 s
-        with proxy.intercepting(Api.ADD_PARTITIONS_TO_TXN, Way.TO_BROKER, Action.CUT, times=2) as cut:
+    if broke_before:
+        # Of connections that break in the same way again and again the client library says little for 30 s.
+        with proxy.intercepting(Api.INIT_PRODUCER_ID, Way.TO_BROKER, Action.CUT, times=2) as cut:
+            with proxy.intercepting(Api.ADD_PARTITIONS_TO_TXN, Way.TO_BROKER, Action.CUT) as first_cut:
+                wait_until(lambda: first_cut.hits, HITS_S, "a transaction that fails")
             wait_until(lambda: cut.hits == 2, HITS_S, "connections that break")
+            before = stream.committed
+            wait_until(lambda: stream.committed > before, HITS_S, "a transaction of the next producer")
     with proxy.intercepting(Api.END_TXN, Way.TO_BROKER, Action.STRAY, delay_s=2.0) as stray:
         wait_until(lambda: stray.hits, HITS_S, "a commit whose connection breaks")
         first = stream.committed
