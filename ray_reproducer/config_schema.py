@@ -144,18 +144,8 @@ class RayConfig:
 
 
 @dataclass
-class HeartbeatConfig:
-    """``heartbeat.*``."""
-
-    topic: str | None = None
-    program_id: str | None = None
-    interval: float = MISSING
-    kafka: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class LogConfig:
-    """``log.*``."""
+class SideTopicConfig:
+    """``heartbeat.*`` and ``log.*``."""
 
     topic: str | None = None
     program_id: str | None = None
@@ -192,8 +182,8 @@ class AppConfig:
     shutdown_timeout: float = MISSING
     ray: RayConfig = field(default_factory=RayConfig)
     logs_dir: str | None = None
-    heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
-    log: LogConfig = field(default_factory=LogConfig)
+    heartbeat: SideTopicConfig = field(default_factory=SideTopicConfig)
+    log: SideTopicConfig = field(default_factory=SideTopicConfig)
 
 
 @dataclass

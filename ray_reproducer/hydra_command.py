@@ -6,7 +6,8 @@ Rules:
 2. Nothing is written into the working directory, and no secret anywhere.
 3. An error that a user can cause is one message and a hint on stderr, without a traceback unless
    ``HYDRA_FULL_ERROR=1`` asks for it. Any other error is a defect of this program, and says so.
-4. In a multirun each job runs, whatever becomes of the others; the exit code is the worst one.
+4. Several brokers stand with commas between them, as everywhere; Hydra alone would take that for a sweep.
+5. In a multirun each job runs, whatever becomes of the others; the exit code is the worst one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -41,6 +43,10 @@ CONF_DIRECTORY: Final = Path(__file__).parent / "conf"
 """Where the shipped configuration is."""
 _composing: Final = threading.Lock()
 """Hydra has one state for the whole process."""
+_BROKERS: Final = re.compile(
+    r"(\+{0,2}[\w.@-]*\b(?:bootstrap\.servers|metadata\.broker\.list))=([^'\"\[{$][^'\"]*,[^'\"]*)"
+)
+"""An override with a list of brokers that is not quoted, no list of Hydra's, and does not come from the environment."""
 _BADNESS: Final = (0, 3, 4, 2, 1)
 """Exit codes from good to bad, to choose the one of a multirun; others are worse."""
 
@@ -80,7 +86,8 @@ def run_command(command: Command, arguments: Sequence[str]) -> int:
         if "--resolve" in arguments:  # --cfg job --resolve prints the configuration with the environment's values
             OmegaConf.register_new_resolver("oc.env", _environment_without_secrets, replace=True)
         main = hydra.main(config_path=str(CONF_DIRECTORY), config_name=command.config_name, version_base="1.3")
-        with _arguments(arguments), _environment(FULL_ERROR, "1"):  # Hydra raises instead of printing and exiting
+        # FULL_ERROR: Hydra raises instead of printing and exiting.
+        with _arguments(_quoted(arguments)), _environment(FULL_ERROR, "1"):
             main(job)()
         return max(codes, key=_badness, default=0)
 
@@ -108,7 +115,7 @@ def compose(config_name: str, schema: type, overrides: Sequence[str]) -> DictCon
             _prepare_hydra(config_name)
             GlobalHydra.instance().clear()
             with hydra.initialize_config_dir(str(CONF_DIRECTORY), version_base="1.3"):
-                return hydra.compose(config_name, overrides=list(overrides))
+                return hydra.compose(config_name, overrides=_quoted(overrides))
         except Exception as error:
             known = explain(error, schema)
             if known is None:
@@ -191,6 +198,12 @@ def _set_environment(name: str, value: str | None) -> None:
         os.environ.pop(name, None)
     else:
         os.environ[name] = value
+
+
+def _quoted(overrides: Sequence[str]) -> list[str]:
+    """Quote lists of brokers (rule 4)."""
+    found = [(override, _BROKERS.fullmatch(override)) for override in overrides]
+    return [f"{match[1]}='{match[2]}'" if match else override for override, match in found]
 
 
 @contextmanager

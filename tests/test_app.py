@@ -347,3 +347,20 @@ def test_info_and_cfg_are_readable_and_keep_secrets(run: Run, monkeypatch: pytes
     assert "ann" in shown.out
     assert "hunter2" not in shown.out + shown.err
     assert "${oc.env:THE_PASSWORD}" in run("+extractor=file_info", *secret, "--cfg", "job").out
+
+
+@pytest.mark.parametrize("given", ["a:1,b:2", "a:1, b:2", "'a:1,b:2'", '"a:1,b:2"', "[a:1,b:2]"])
+@pytest.mark.parametrize("sweep", [(), ("-m",)], ids=["one run", "multirun"])
+def test_several_brokers_stand_with_commas_between_them(
+    run: Run, launched: list[tuple[PipelineSettings, RaySettings]], given: str, sweep: tuple[str, ...]
+) -> None:
+    ended = run("+extractor=file_info", f"kafka.bootstrap.servers={given}", *BROKER[1:], *sweep)
+    assert ended.code == 0, ended.err
+    ((settings, _),) = launched
+    assert settings.clients.servers.replace(" ", "") == "a:1,b:2"
+
+
+def test_other_commas_are_a_sweep_as_before(run: Run, launched: list[tuple[PipelineSettings, RaySettings]]) -> None:
+    ended = run("+extractor=file_info,tabular", "kafka.bootstrap.servers=a:1,b:2", *BROKER[1:], "-m")
+    assert ended.code == 0, ended.err
+    assert [settings.clients.servers for settings, _ in launched] == ["a:1,b:2"] * 2
