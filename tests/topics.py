@@ -23,7 +23,7 @@ ADMIN_TIMEOUT_S = 30.0
 def made_topics(servers: str, partitions: Mapping[str, int]) -> Iterator[None]:
     """Make topics (name -> number of partitions), and delete them afterwards."""
     admin = AdminClient({"bootstrap.servers": servers})
-    for future in admin.create_topics([NewTopic(t, n, 1) for t, n in partitions.items()]).values():
+    for future in admin.create_topics([NewTopic(t, n) for t, n in partitions.items()]).values():
         future.result(ADMIN_TIMEOUT_S)
 
     def ready() -> bool:

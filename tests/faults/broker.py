@@ -10,15 +10,9 @@ Rules:
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import resource
-import signal
 import socket
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -35,17 +29,10 @@ from confluent_kafka.admin._scram import (
 )
 from confluent_kafka.cimpl import NewTopic
 
-from kafka_broker.network import in_use
-from kafka_broker.process import start_ticks
+from tests.faults.broker_process import ANSWER_S, BrokerProcess, free_ports
 from tests.faults.proxy import Conditions, Proxy
 from tests.waiting import wait_until
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kafka"
-START_S: Final = 150.0
-"""scripts/kafka itself gives a broker 120 s to come up."""
-ANSWER_S: Final = 30.0
-_PORTS: Final = range(20_000, 32_000)
-"""Below those that the system gives to connections: nobody takes them while the broker is down."""
 USER: Final = "lab"
 PASSWORD: Final = "only-for-tests"  # noqa: S105
 _MECHANISM: Final = "SCRAM-SHA-256"
@@ -75,7 +62,7 @@ _QUICK: Final = (
 )
 
 
-class PrivateBroker:
+class PrivateBroker(BrokerProcess):
     """See the module's head; a context manager that starts and ends it.
 
     Args:
@@ -84,11 +71,9 @@ class PrivateBroker:
     """
 
     def __init__(self, directory: Path, *settings: str) -> None:
-        self.directory = directory
         self.proxy, self.secured_proxy = Proxy(kafka=True), Proxy(kafka=True)
-        self._port, self.proxy.upstream_port, self.secured_proxy.upstream_port = _free_ports(3)
-        self._settings = [*self._listeners(), *_QUICK, *settings]
-        self.pid = 0
+        port, self.proxy.upstream_port, self.secured_proxy.upstream_port = free_ports(3)
+        super().__init__(directory, port, [*self._listeners(port), *_QUICK, *settings])
 
     def __enter__(self) -> PrivateBroker:
         self.start()
@@ -97,14 +82,12 @@ class PrivateBroker:
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self.proxy.close()
         self.secured_proxy.close()
-        if self.pid and self.is_running():
-            os.kill(self.pid, signal.SIGCONT)
-        self._script("stop")
+        self.end()
 
     @property
     def direct_servers(self) -> str:
         """Where tests look at the truth."""
-        return f"127.0.0.1:{self._port}"
+        return f"127.0.0.1:{self.port}"
 
     @property
     def servers(self) -> str:
@@ -115,34 +98,6 @@ class PrivateBroker:
     def admin(self) -> AdminClient:
         """A client that may do everything."""
         return AdminClient({"bootstrap.servers": self.direct_servers})
-
-    # ------------------------------------------------------------ its process
-
-    def start(self) -> None:
-        """Start it, or start it again; returns when it answers."""
-        settings = [argument for setting in self._settings for argument in ("--set", setting)]
-        self.pid = int(json.loads(self._script("start", "--port", str(self._port), "--json", *settings))["pid"])
-
-    def stop(self) -> None:
-        """SIGTERM: it says good-bye to its clients."""
-        self._script("stop")
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self.pid, signal.SIGKILL)
-        wait_until(lambda: not self.is_running(), ANSWER_S, "the end of the broker")
-
-    def freeze(self) -> None:
-        """SIGSTOP: its connections stay, and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def is_running(self) -> bool:
-        """Whether its process is there, frozen or not."""
-        return start_ticks(self.pid) is not None
 
     def recover(self) -> None:
         """Make all well again: running, thawed, with room, and with nothing in the way."""
@@ -240,16 +195,16 @@ class PrivateBroker:
         body = struct.pack(">i", 1) + entity + changes + struct.pack(">?", False)
         # AlterClientQuotas, version 0: the client library has no call for it.
         request = struct.pack(">hhi", 49, 0, 1) + _string("test") + body
-        with socket.create_connection(("127.0.0.1", self._port), ANSWER_S) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), ANSWER_S) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
             answer = connection.makefile("rb").read(4 + 4 + 4 + 4 + 2)
         _size, _correlation, _throttled, _entries, error = struct.unpack(">iiiih", answer)
         assert error == 0, f"the broker refuses a quota: error {error}"
 
-    def _listeners(self) -> list[str]:
+    def _listeners(self, port: int) -> list[str]:
         """Settings: each way in has a port of the broker, and the address that clients are sent to."""
         ports = {
-            "PLAINTEXT": self._port,
+            "PLAINTEXT": port,
             "PROXIED": self.proxy.upstream_port,
             "SECURED": self.secured_proxy.upstream_port,
         }
@@ -262,23 +217,6 @@ class PrivateBroker:
             "inter.broker.listener.name=PLAINTEXT",
         ]
 
-    def _script(self, command: str, *arguments: str) -> str:
-        call = [sys.executable, str(SCRIPT), command, "--dir", str(self.directory), *arguments]
-        done = subprocess.run(
-            call, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S, check=False
-        )
-        assert done.returncode == 0, f"scripts/kafka {command}: {done.stderr}"
-        return done.stdout
-
 
 def _string(text: str) -> bytes:
     return struct.pack(">h", len(text)) + text.encode()
-
-
-def _free_ports(count: int) -> list[int]:
-    found: set[int] = set()
-    while len(found) < count:
-        port = random.choice(_PORTS)
-        if not in_use(port):
-            found.add(port)
-    return list(found)

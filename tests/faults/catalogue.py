@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import broker_troubles, dying, freezing, lines, nodes, stopping, transactions
+from tests.faults import broker_troubles, brokers, dying, freezing, lines, nodes, stopping, transactions
 from tests.faults.fault import FAULTS
 from tests.faults.stages import STAGES
 
@@ -10,6 +10,7 @@ __all__ = [
     "FAULTS",
     "STAGES",
     "broker_troubles",
+    "brokers",
     "dying",
     "freezing",
     "lines",

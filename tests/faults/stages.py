@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ray_reproducer.kafka import failpoints
-from tests.faults import broker_troubles
+from tests.faults import broker_troubles, brokers
 from tests.faults.broker import PrivateBroker
 from tests.faults.rig import OBJECT_STORE_BYTES, Rig, failpoints_directory
 from tests.ray_nodes import RayNodes
@@ -77,6 +77,18 @@ def broker(directory: Path, servers: Callable[[], str], seed: int) -> Iterator[R
     with (
         PrivateBroker(directory / "broker") as own,
         broker_troubles.rig_with(own, directory, seed, "exactly_once", {"exactly_once", "local"}) as rig,
+    ):
+        yield rig
+
+
+@stage("brokers", share=1)
+def brokers_(directory: Path, servers: Callable[[], str], seed: int) -> Iterator[Rig]:
+    """A Ray of the program's own, transactions, and three brokers."""
+    del servers
+    features = {"exactly_once", "local", *brokers.BROKERS}
+    with (
+        brokers.BrokerCluster(directory / "brokers") as own,
+        Rig(directory, own.servers, seed, features=features, broker=own) as rig,
     ):
         yield rig
 

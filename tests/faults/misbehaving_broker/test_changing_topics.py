@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka.admin._metadata import TopicMetadata
 from confluent_kafka.cimpl import NewPartitions
 
-from tests.faults.broker import ANSWER_S, PrivateBroker
+from tests.faults.broker import PrivateBroker
+from tests.faults.broker_process import ANSWER_S
 from tests.faults.misbehaving_broker.lab import Lab
 from tests.program import Program
 from tests.waiting import wait_until

@@ -13,7 +13,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from ray_reproducer.core.chunk import decode, encode
-from tests.faults.broker import ANSWER_S, PrivateBroker
+from tests.faults.broker import PrivateBroker
+from tests.faults.broker_process import ANSWER_S
 from tests.faults.misbehaving_broker.lab import Lab
 from tests.topics import committed_and_ends
 from tests.waiting import wait_until
