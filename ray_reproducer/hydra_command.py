@@ -44,9 +44,11 @@ CONF_DIRECTORY: Final = Path(__file__).parent / "conf"
 _composing: Final = threading.Lock()
 """Hydra has one state for the whole process."""
 _BROKERS: Final = re.compile(
-    r"(\+{0,2}[\w.@-]*\b(?:bootstrap\.servers|metadata\.broker\.list))=([^'\"\[{$][^'\"]*,[^'\"]*)"
+    r"(\+{0,2}(?!hydra\.)[\w.@-]*\b(?:bootstrap\.servers|metadata\.broker\.list))"
+    r"=(?!\w+\()([^'\"\[{$\\][^'\"\\]*,[^'\"\\]*)"
 )
-"""An override with a list of brokers that is not quoted, no list of Hydra's, and does not come from the environment."""
+"""An override with a list of brokers that is neither quoted, nor one of Hydra's lists or functions, nor from the
+environment."""
 _BADNESS: Final = (0, 3, 4, 2, 1)
 """Exit codes from good to bad, to choose the one of a multirun; others are worse."""
 

@@ -360,6 +360,14 @@ def test_several_brokers_stand_with_commas_between_them(
     assert settings.clients.servers.replace(" ", "") == "a:1,b:2"
 
 
+def test_a_sweep_over_brokers_is_one_if_it_says_so(
+    run: Run, launched: list[tuple[PipelineSettings, RaySettings]]
+) -> None:
+    ended = run("+extractor=file_info", "kafka.bootstrap.servers=choice(a:1,b:2)", *BROKER[1:], "-m")
+    assert ended.code == 0, ended.err
+    assert [settings.clients.servers for settings, _ in launched] == ["a:1", "b:2"]
+
+
 def test_other_commas_are_a_sweep_as_before(run: Run, launched: list[tuple[PipelineSettings, RaySettings]]) -> None:
     ended = run("+extractor=file_info,tabular", "kafka.bootstrap.servers=a:1,b:2", *BROKER[1:], "-m")
     assert ended.code == 0, ended.err

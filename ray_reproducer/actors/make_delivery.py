@@ -12,14 +12,18 @@ from ray_reproducer.kafka.delivery import TransactionalDelivery
 from ray_reproducer.kafka.delivery_protocol import Delivery
 
 
-def refuse_newer(settings: CommitterSettings) -> None:
+def refuse_newer(settings: CommitterSettings) -> bool:
     """Leave the group to another instance that has come since.
+
+    Returns:
+        whether the broker has told.
 
     Raises:
         FencedError: there is one.
     """
-    if settings.instance:
-        instance.refuse_newer(settings.clients, settings.group_id, settings.results_topic, settings.instance)
+    if not settings.instance:
+        return True
+    return instance.refuse_newer(settings.clients, settings.group_id, settings.results_topic, settings.instance)
 
 
 def make_delivery(settings: CommitterSettings, on_trouble: Callable[[str], None]) -> Delivery:

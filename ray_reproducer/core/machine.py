@@ -55,7 +55,7 @@ from ray_reproducer.core.lifecycle import Lifecycle, State
 from ray_reproducer.core.limits import MachineLimits, Moment
 from ray_reproducer.core.open_files import OpenFile, open_files
 from ray_reproducer.core.outcome import Failure, Origin, Outcome
-from ray_reproducer.core.overtime import overtime
+from ray_reproducer.core.overtime import Overtime
 from ray_reproducer.core.patience import Patience
 from ray_reproducer.core.pending import PendingOutcomes
 from ray_reproducer.core.pool import ExtractionPool
@@ -92,6 +92,7 @@ class Machine:
         self._assembly = Assembly()
         self._lifecycle = Lifecycle(limits.story_length)
         self._pool = ExtractionPool(limits.pool)
+        self._overtime = Overtime(self._pool, self._assembly)
         self._flow = FlowLimits(limits)
         self._outcomes = PendingOutcomes(ledger, limits.max_records, limits.room_retry_s)
         remembers_none = DoneLately(limits.versions_remembered, limits.duplicates)
@@ -101,9 +102,8 @@ class Machine:
         self._schedule = CommitSchedule(limits, self._outcomes, now.monotonic_s)
         self._drain_to: dict[int, int] | None = None
         self._looked_after_drain = False
-        self._stopping = False
+        self._stopping = self._ended = False
         self._reading = True
-        self._ended = False
         self._counters = Counters()
         self._events = 0
         self._now = now
@@ -128,7 +128,7 @@ class Machine:
         self._take(event)
         if not self._ended:
             self._give_up()
-            self._out.extend(overtime(self._pool, self._assembly, now.monotonic_s))
+            self._out.extend(self._overtime.look(now.monotonic_s))
             self._start_tasks()
             self._commit()
             self._steer_reading()

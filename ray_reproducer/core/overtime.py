@@ -9,27 +9,38 @@ from ray_reproducer.core.assembly import Assembly
 from ray_reproducer.core.events import CancelTask, Instruction, Warn
 from ray_reproducer.core.pool import ExtractionPool, SlowTask
 
-NAMED_AT_ONCE: Final = 5
-"""Tasks that are named in the same moment: with hundreds of workers and files that all take long, more say no more."""
+NAMED_A_MINUTE: Final = 5
+"""Tasks that are named: with hundreds of workers and files that all take long, more say no more."""
+_MINUTE_S: Final = 60.0
 
 
-def overtime(pool: ExtractionPool, assembly: Assembly, now_s: float) -> Iterator[Instruction]:
-    """Look for such tasks.
+class Overtime:
+    """Looks for such tasks.
 
     Args:
         pool: all tasks.
         assembly: knows the paths of their files.
-        now_s: the monotonic time.
-
-    Yields:
-        what is to be done.
     """
-    yield from map(CancelTask, pool.late(now_s))
-    slow = pool.slow(now_s)
-    for task in slow[:NAMED_AT_ONCE]:
-        yield Warn(_text(task, assembly.get(task.versions[0]).version.relative_path))
-    if (others := len(slow) - NAMED_AT_ONCE) > 0:
-        yield Warn(f"The extractor has been at the files of {others} other tasks for as long.")
+
+    def __init__(self, pool: ExtractionPool, assembly: Assembly) -> None:
+        self._pool, self._assembly = pool, assembly
+        self._minute_s = 0.0
+        self._named = 0
+        self._others = 0
+
+    def look(self, now_s: float) -> Iterator[Instruction]:
+        """Yield what is to be done now (the monotonic time, in seconds)."""
+        yield from map(CancelTask, self._pool.late(now_s))
+        if now_s >= self._minute_s + _MINUTE_S:
+            if self._others:
+                yield Warn(f"The extractor has been at the files of {self._others} other tasks for as long.")
+            self._minute_s, self._named, self._others = now_s, 0, 0
+        for slow in self._pool.slow(now_s):
+            if self._named < NAMED_A_MINUTE:
+                self._named += 1
+                yield Warn(_text(slow, self._assembly.get(slow.versions[0]).version.relative_path))
+            else:
+                self._others += 1
 
 
 def _text(slow: SlowTask, path: str) -> str:

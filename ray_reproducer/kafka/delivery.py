@@ -73,7 +73,8 @@ class TransactionalDelivery:
         on_trouble: called with a line of text when the broker is in trouble, with "" when it is well again.
         topics: that records go to.
         takes_over_once: end rather than take the id over again.
-        refuse_newer: raises FencedError if a newer instance has signed; called before the id is taken over again.
+        refuse_newer: called before the id is taken over again; raises FencedError if a newer instance has signed, and
+            returns whether the broker has told.
     """
 
     def __init__(  # noqa: PLR0913 - what is rarely given goes by keyword
@@ -87,7 +88,7 @@ class TransactionalDelivery:
         *,
         topics: Sequence[str] = (),
         takes_over_once: bool = False,
-        refuse_newer: Callable[[], None] = lambda: None,
+        refuse_newer: Callable[[], bool] = lambda: True,
     ) -> None:
         self._clients = clients
         self._topics = topics
@@ -116,7 +117,7 @@ class TransactionalDelivery:
         if self._take_overs_left == 0:
             self._end_leftovers()  # the group is a new one: positions tell nothing of what was left open
         self._known = self._read()
-        self._verified_at_s = time.monotonic()
+        self._is_certain()
         self._health.well()
         return dict(self._known)
 
@@ -134,7 +135,10 @@ class TransactionalDelivery:
         self._outbox.hear()
         if self._is_disturbed() and self._health.disturbed_at_s >= self._confirmed_at_s:
             self._outbox.drop()  # by rule 5; while the broker is away nobody would listen to it
-            if self._group.peek(sorted(self._partitions)) != self._known:
+            found = self._group.peek(sorted(self._partitions))
+            if found not in (self._known, self._before):
+                raise self._not_ours(found)
+            if found != self._known:
                 self.confirm()
             self._confirmed_at_s = time.monotonic()
             self._health.well()
@@ -170,6 +174,11 @@ class TransactionalDelivery:
             self._known = {**self._known, **offsets}
         return committed
 
+    def _is_certain(self) -> None:
+        """Take note that it is known what is committed, with nothing under way: what broke so far does not matter."""
+        self._outbox.hear()
+        self._verified_at_s = time.monotonic()
+
     def _is_disturbed(self) -> bool:
         """Whether a connection broke since it was certain what is committed."""
         return self._health.disturbed_at_s >= self._verified_at_s
@@ -182,13 +191,13 @@ class TransactionalDelivery:
 
     def _commit(self, deadline_s: float) -> None:
         producer = self._outbox.producer
-        producer.poll(0)
+        self._outbox.poll(0.0)
         if self._is_disturbed():
             raise KafkaException(KafkaError(faults.BROKEN, "the connection broke", txn_requires_abort=True))
         self._verified_at_s = time.monotonic()
         self._asked_to_commit = True
         self._repeat(failpoints.around("commit", lambda: producer.commit_transaction(_CALL_S)), deadline_s)
-        producer.poll(0)
+        self._outbox.poll(0.0)
         if self._is_disturbed():
             self._outbox.drop()
 
@@ -203,7 +212,7 @@ class TransactionalDelivery:
             if not faults.same_call_again(error) or time.monotonic() >= deadline_s:
                 raise KafkaException(error)
             self._health.report(faults.text(error), vague=faults.is_vague(error))
-            self._outbox.producer.poll(0.01)
+            self._outbox.poll(0.01)
             self._wait(0)
 
     def _no_longer_than(self, call: Callable[[], None], deadline_s: float) -> None:
@@ -219,7 +228,7 @@ class TransactionalDelivery:
                 error = ended.get(timeout=_CALL_S)
                 break
             except queue.Empty:
-                self._outbox.producer.poll(0)  # hears of trouble
+                self._outbox.poll(0.0)  # hears of trouble
                 self._wait(0)
                 if time.monotonic() >= deadline_s:
                     raise KafkaException(KafkaError(faults.TIMED_OUT, "the client library does not answer")) from None
@@ -258,13 +267,13 @@ class TransactionalDelivery:
     def _decide(self, sent: Mapping[int, CommittedOffset]) -> bool:
         """Compare what is committed with what was sent and what was there before (rule 4)."""
         found = self._read()
-        self._verified_at_s = time.monotonic()
+        self._is_certain()
         if found == self._known:
             # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
             return all(found.get(partition) == position for partition, position in sent.items())
         if found == {**self._known, **sent}:
             if not self._asked_to_commit:
-                put_back(self._clients, self._group, self._known, sent)
+                put_back(self._group, self._known, sent)
             return True
         raise self._not_ours(found)
 
@@ -288,12 +297,13 @@ class TransactionalDelivery:
         self._refuse_if_replaced()
         self._initialise()
         self.confirm()
-        self._verified_at_s = time.monotonic()
+        self._is_certain()
 
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
         """Stop if somebody else has come, or committed: neither what is known, nor sent, nor known before (7 and 8)."""
-        self._refuse_newer()
-        found = self._group.peek(sorted(self._partitions))
+        found = self._group.peek(sorted(self._partitions))  # waits for the broker
+        while not self._refuse_newer():
+            self._wait(PAUSE_S[2])
         if found not in (self._known, sent, self._before):
             raise self._not_ours(found)
 
@@ -320,6 +330,9 @@ class TransactionalDelivery:
         self._health.report("the broker has left a transaction of ours open: it is ended now")
         deadline_s = time.monotonic() + self._timeout_s
         error: KafkaError | None = None
+        if not self._outbox.is_open:
+            self._refuse_if_replaced()
+            self._initialise()
         try:
             self._outbox.producer.begin_transaction()
             if positions:
@@ -351,12 +364,11 @@ class TransactionalDelivery:
         call = failpoints.around("abort", lambda: producer.abort_transaction(_CALL_S))
         error = faults.attempt(lambda: self._repeat(call, deadline_s))
         self._outbox.hear()
-        if not error and self._health.disturbed_at_s >= began_s:
-            self._outbox.drop()
         if error:
             if not faults.is_nothing_to_abort(error):
                 self._refuse_hopeless(error)
             self._health.report(f"can't abort a transaction: {faults.text(error)}", vague=faults.is_vague(error))
+        if error or self._health.disturbed_at_s >= began_s:
             self._outbox.drop()
 
     def _initialise(self) -> None:
@@ -369,6 +381,8 @@ class TransactionalDelivery:
             self._health.report(f"can't begin transactions yet: {faults.text(error)}", vague=faults.is_vague(error))
             self._outbox.drop()
             self._wait(PAUSE_S[2])
+            if self._verified_at_s:  # it has begun: another may have come while the broker was away
+                self._refuse_newer()
 
     def _take_over(self) -> None:
         # Once closed, a successor may have taken the id over: taking it back would fence that one.

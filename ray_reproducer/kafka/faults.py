@@ -160,6 +160,16 @@ def as_lines(tell: Callable[[str], None]) -> Callable[[str], None]:
     return lambda text: tell(f"broker: {text}") if text else None
 
 
+_BEFORE_REQUESTS: Final = re.compile(
+    r"in state (INIT|DOWN|TRY_CONNECT|CONNECT|SSL_HANDSHAKE|APIVERSION_QUERY|AUTH_\w+)\b"
+)
+
+
+def is_of_request(said: str) -> bool:
+    """Whether what the library says of a connection may be of one with a request: not if it was still being made."""
+    return not _BEFORE_REQUESTS.search(said)
+
+
 class Health:
     """Tells a listener of trouble with the broker, once for each change.
 
@@ -179,7 +189,8 @@ class Health:
 
     def on_error(self, error: KafkaError) -> None:
         """Take an error that belongs to no single call (the library's ``error_cb``)."""
-        self.disturbed()
+        if is_of_request(error.str()):
+            self.disturbed()
         if not self._is_listening:
             return
         self.report(text(error), vague=is_vague(error))

@@ -15,6 +15,7 @@ from typing import Final
 from confluent_kafka import KafkaException, TopicPartition
 
 from ray_reproducer.core.errors import FencedError
+from ray_reproducer.kafka import faults
 from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
 
 _ASK_S: Final = 5.0
@@ -50,19 +51,21 @@ def sign(clients: ClientConfigs, group_id: str, results_topic: str, name: str) -
     return not any(answer.error for answer in answers)
 
 
-def who(clients: ClientConfigs, group_id: str, results_topic: str) -> str:
-    """Return who signed last; "" if nobody did, or the broker does not tell."""
+def who(clients: ClientConfigs, group_id: str, results_topic: str) -> str | None:
+    """Return who signed last; "" if nobody did, or we may not know; None if the broker does not answer."""
     consumer = open_consumer(clients.for_consumer(**{"group.id": group_id}), _ignore)
     try:
         (found,) = consumer.committed([TopicPartition(results_topic, _PARTITION)], _ASK_S)
-    except KafkaException:
-        return ""
+    except KafkaException as exception:
+        return "" if faults.is_forbidden(faults.of(exception)) else None
     finally:
         consumer.close()
+    if found.error and not faults.is_forbidden(found.error):
+        return None
     return found.metadata or ""
 
 
-def refuse_newer(clients: ClientConfigs, group_id: str, results_topic: str, own: str) -> None:
+def refuse_newer(clients: ClientConfigs, group_id: str, results_topic: str, own: str) -> bool:
     """Leave the group to another instance that has come since: a run that was suspended may wake to find that.
 
     Args:
@@ -71,15 +74,21 @@ def refuse_newer(clients: ClientConfigs, group_id: str, results_topic: str, own:
         results_topic: of the group.
         own: our signature.
 
+    Returns:
+        whether the broker has told.
+
     Raises:
         FencedError: there is one.
     """
     other = who(clients, group_id, results_topic)
+    if other is None:
+        return False
     if is_newer(other, own):
         raise FencedError(
             f"another instance with group_id={group_id} has taken over (it is {other})",
             hint="One group runs in one instance, which grows by adding Ray nodes. Nothing is lost: the other goes on.",
         )
+    return True
 
 
 def _ignore(_error: object) -> None:

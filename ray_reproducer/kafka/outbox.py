@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,9 +34,9 @@ _POLL_S: Final = 0.1
 
 _LOG_DEBUG: Final = 7
 """Syslog's number of the level at which the library says of each connection that it was closed."""
-_WITH_REQUEST: Final = re.compile(r"error log suppressed|nodename change \(after \d+ms in state UP\)")
-"""In a line for debugging about a connection that may have carried a request: it broke as one did shortly before; or
-the library closed it, because the broker has moved."""
+_BROKE_IN_DEBUG: Final = re.compile(r"error log suppressed|nodename change")
+"""In a line for debugging about a connection that broke as one did shortly before; or that the library closed, because
+the broker has moved."""
 _ANY: Final = -1
 """The library's word for "as the key says"."""
 
@@ -83,7 +83,8 @@ class _ConnectionLog:
 
     def log(self, level: int, msg: str, /, *details: object) -> None:
         """See ``client_config.LogSink``."""
-        if details[:1] == ("FAIL",) and (level > logging.DEBUG or _WITH_REQUEST.search(str(details[-1]))):
+        said = str(details[-1]) if details[:1] == ("FAIL",) else ""
+        if said and faults.is_of_request(said) and (level > logging.DEBUG or _BROKE_IN_DEBUG.search(said)):
             self._health.disturbed()
         if level >= self._least:
             CLIENT_LOG.log(level, msg, *details)
@@ -139,11 +140,22 @@ class Outbox:
         return self._producer
 
     def hear(self) -> None:
-        """Hear of connections of the present producer that broke; of what idled, nothing is said to anybody."""
+        """Hear of connections of the present producer that broke; of what idled, nothing is said to anybody.
+
+        A fatal error, which the library raises here, is what each further call says, too.
+        """
+        with self._health.old_news():
+            faults.attempt(lambda: self.poll(0.0))
+
+    def poll(self, timeout_s: float) -> None:
+        """Let the present producer, if there is one, tell what it has to tell; wait for that for so long.
+
+        Raises:
+            KafkaException: the producer can't go on.
+        """
         producer = self._producer
         if producer is not None:
-            with self._health.old_news():
-                producer.poll(0)
+            _served(lambda: producer.poll(timeout_s))
 
     def drop(self) -> None:
         """Give the present producer up, with all that it has not sent."""
@@ -174,29 +186,16 @@ class Outbox:
                     producer.produce(record.topic, record.value, record.key, partition, headers=headers)
                     break
                 except BufferError:
-                    producer.poll(_POLL_S)
+                    self.poll(_POLL_S)
                     self._give_up_after(deadline_s, records)
                 except KafkaException as exception:
                     if faults.is_too_large(faults.of(exception)):
                         raise _too_large(index, record, faults.of(exception)) from None
                     raise
-        while failpoints.around("flush", lambda: self._flush(producer))():
+        while failpoints.around("flush", lambda: _served(lambda: producer.flush(_FLUSH_S)))():
             self._give_up_after(deadline_s, records)
         if self._failures:
             self._raise_failure(records)
-
-    @staticmethod
-    def _flush(producer: Producer) -> int:
-        try:
-            return producer.flush(_FLUSH_S)
-        except SystemError as error:
-            # A fatal error (such as being fenced) is raised by the library inside of flush, which then calls our
-            # callback with that exception still set: Python wraps it.
-            if isinstance(error.__cause__, KafkaException):
-                raise error.__cause__ from None
-            # If it calls a second callback of ours, even that is gone. Nothing but a fatal error comes about this way.
-            lost = KafkaError(faults.FATAL, "the client library gave up, and lost its reason", fatal=True)
-            raise KafkaException(lost) from error
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
@@ -222,6 +221,20 @@ class Outbox:
             if record.value == message.value() and record.key.encode() == message.key():
                 raise _too_large(index, record, error)
         raise DeliveryFailedError(error)
+
+
+def _served(call: Callable[[], int]) -> int:
+    """Make a call in which the library serves our callbacks."""
+    try:
+        return call()
+    except SystemError as error:
+        # A fatal error (such as being fenced) is raised by the library inside of the call, which then calls our
+        # callback with that exception still set: Python wraps it.
+        if isinstance(error.__cause__, KafkaException):
+            raise error.__cause__ from None
+        # If it calls a second callback of ours, even that is gone. Nothing but a fatal error comes about this way.
+        lost = KafkaError(faults.FATAL, "the client library gave up, and lost its reason", fatal=True)
+        raise KafkaException(lost) from error
 
 
 def _size(refused: Sequence[tuple[KafkaError, Message]]) -> int:

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from tests.faults.broker_process import ANSWER_S, BrokerProcess, free_ports
+from tests.faults.broker_process import ANSWER_S, START_S, BrokerProcess, free_ports
 from tests.faults.fault import Fault, register
 from tests.faults.plan import Batch
 from tests.faults.rig import RECOVERY_S, Rig
@@ -48,7 +48,8 @@ class BrokerCluster:
     """
 
     def __init__(self, directory: Path) -> None:
-        ports, controllers = free_ports(2 * NODES)[:NODES], free_ports(NODES)
+        ports = free_ports(2 * NODES)
+        ports, controllers = ports[:NODES], ports[NODES:]
         voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(controllers, start=1))
         self.nodes = [
             BrokerProcess(
@@ -65,9 +66,13 @@ class BrokerCluster:
         ]
 
     def __enter__(self) -> BrokerCluster:
-        with ThreadPoolExecutor(NODES) as pool:  # none answers before there are two
-            list(pool.map(BrokerProcess.start, self.nodes))
-        wait_until(self.in_sync, ANSWER_S, "the brokers to know each other")
+        try:
+            with ThreadPoolExecutor(NODES) as pool:  # none answers before there are two
+                list(pool.map(BrokerProcess.start, self.nodes))
+            wait_until(self.in_sync, START_S, "the brokers to know each other")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:

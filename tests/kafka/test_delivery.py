@@ -398,3 +398,15 @@ def test_that_a_connection_broke_again_is_noticed_but_not_handed_on_unless_wante
         _ConnectionLog(health, debug=debug).log(logging.DEBUG, "%s [%s] %s", "FAIL", "me", text)
     assert health.disturbed_at_s > 0.0
     assert (text in caplog.text) == debug
+
+
+def test_a_connection_that_could_not_be_made_carried_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    health = faults.Health(ignore)
+    refused = "b:1/1: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)"
+    with caplog.at_level(logging.DEBUG):
+        _ConnectionLog(health, debug=False).log(logging.ERROR, "%s [%s] %s", "FAIL", "me", refused)
+    health.on_error(KafkaError(faults.BROKEN, refused))
+    assert health.disturbed_at_s == 0.0
+    assert health.trouble, "it is told all the same"
+    health.on_error(KafkaError(faults.BROKEN, "b:1/1: Disconnected (after 9ms in state UP)"))
+    assert health.disturbed_at_s > 0.0

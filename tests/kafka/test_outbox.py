@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from ray_reproducer.kafka import faults
-from ray_reproducer.kafka.outbox import Outbox
+from ray_reproducer.kafka.outbox import _served
 
 
 class Crashed:
@@ -23,7 +23,7 @@ class Crashed:
 
 def flushed(producer: Any) -> KafkaError:
     with pytest.raises(KafkaException) as raised:
-        Outbox._flush(producer)
+        _served(lambda: int(producer.flush(1.0)))
     return faults.of(raised.value)
 
 
