@@ -131,7 +131,7 @@ def watermarks(
     ours: dict[str, Value] = {"group.id": "ray_reproducer"}
     if not committed:
         ours["isolation.level"] = "read_uncommitted"
-    consumer = open_consumer(clients.for_consumer(**ours), connection.on_error)
+    consumer = open_consumer(clients.for_consumer(**ours), connection.heard.take)
     try:
         return {partition: _limits(connection, consumer, TopicPartition(topic, partition)) for partition in partitions}
     finally:
@@ -187,6 +187,21 @@ def _limits(connection: _Connection, consumer: Consumer, partition: TopicPartiti
     return low, high
 
 
+class _LastError:
+    """Hears what clients say of their connections.
+
+    A client that would say it to the connection that holds the client would live until the garbage collector comes.
+    """
+
+    def __init__(self) -> None:
+        self.error: KafkaError | None = None
+
+    def take(self, error: KafkaError) -> None:
+        """Keep the last error that says why."""
+        if self.error is None or not faults.is_vague(error):
+            self.error = error
+
+
 class _Connection:
     """A client for administration, and the time that is left."""
 
@@ -194,13 +209,8 @@ class _Connection:
         self._clients = clients
         self._deadline_s = time.monotonic() + timeout_s
         self._timeout_s = timeout_s
-        self._last_error: KafkaError | None = None
-        self.admin = open_admin(clients.for_admin(), self.on_error)
-
-    def on_error(self, error: KafkaError) -> None:
-        """Keep the last error that says why."""
-        if self._last_error is None or not faults.is_vague(error):
-            self._last_error = error
+        self.heard = _LastError()
+        self.admin = open_admin(clients.for_admin(), self.heard.take)
 
     def metadata(self) -> Any:
         """All topics and partitions; this is also how we know that there is a broker."""
@@ -232,7 +242,7 @@ class _Connection:
         self.admin.poll(0)
         if not (faults.is_connection(error) or faults.is_moving(error) or error.retriable()):
             raise KafkaException(error)
-        reason = self._last_error or error
+        reason = self.heard.error or error
         if faults.is_authentication(reason):
             raise BrokerError(
                 f"the broker at {self._clients.servers} does not let us in: {faults.text(reason)}",

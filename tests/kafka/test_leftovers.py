@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from ray_reproducer.core.errors import BrokerAwayError, BrokerError, FencedError, PipelineError
-from ray_reproducer.kafka import admin, faults, leftovers
+from ray_reproducer.kafka import admin, faults, instance, leftovers
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
 from ray_reproducer.kafka.group_offsets import GroupOffsets
 from ray_reproducer.kafka.outbox import Outbox
 from tests.kafka.reading import WAIT_S, ignore, values
+from tests.waiting import wait_until
 
 MakeTopic = Callable[..., str]
 
@@ -285,3 +289,28 @@ def test_rule_7_looking_after_the_last_transaction_takes_nothing_over(
     with pytest.raises(FencedError):
         delivery.confirm_after_trouble()
     newer.close()
+
+
+def _clients_of_the_library() -> int:
+    """How many there are in this process: each has a main thread."""
+    count = 0
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # it has ended meanwhile
+            count += path.read_text().strip() == "rdk:main"
+    return count
+
+
+def test_looking_for_what_is_left_open_leaves_no_client_to_the_garbage_collector(
+    clients: ClientConfigs, topics: tuple[str, str]
+) -> None:
+    """A committer looks for garbage rarely, and a client that is left goes on trying to connect."""
+    leftovers.touching_records(clients, (topics[1],), faults.Health(ignore))  # imports, and what they keep
+    gc.collect()
+    before = _clients_of_the_library()
+    gc.disable()
+    try:
+        leftovers.touching_records(clients, (topics[1],), faults.Health(ignore))
+        instance.who(clients, "nobody", topics[1])
+        wait_until(lambda: _clients_of_the_library() <= before, WAIT_S, "the end of the clients")
+    finally:
+        gc.enable()
