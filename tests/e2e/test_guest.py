@@ -95,9 +95,8 @@ def test_each_nasty_file_costs_itself_and_no_other(
     for path, outcome in outcomes.items():
         check(path, outcome, files[path].decode(), workspace)
     told = set(re.findall(r"^(\S+): the extractor has been at it for \d+ s \(process \d+ on .*\)\.", err, re.MULTILINE))
-    # On a busy machine others may take as long, but not most.
-    assert {path for path in files if path.partition(".")[2].startswith("hang_")} <= told
-    assert len(told) < len(files) / 2
+    # Five a minute at most; on a busy machine others may take as long.
+    assert told & {path for path in files if path.partition(".")[2].startswith("hang_")}
     children = {path.name: int(path.read_text()) for path in nasty.iterdir()}
     assert {name.split(".")[1] for name in children} == {"crash_exit", "crash_fault", "hang_c", "ok_child"}
     gone = children.values()
