@@ -80,6 +80,7 @@ class CommitterActor:
         self._segments: dict[int, ray.ObjectRef[StoredSegment]] = {}
         self._tasks: dict[int, ray.ObjectRef[TaskAnswer]] = {}
         self._task = extraction_task(settings.task_cpus)
+        self._myself: Any = None
         self._lock = threading.Lock()
         self._outcomes = KeptOutcomes(everything=settings.collect_outcomes, registries=settings.registries)
         self._open_files: tuple[OpenFile, ...] | None = None
@@ -156,6 +157,7 @@ class CommitterActor:
             ReproducerError: something can't go on (fenced, refused by the broker, extractor can't be loaded).
         """
         self._consumers = consumers
+        self._myself = ray.get_runtime_context().current_actor  # each question makes a new handle
         self._transactions.start()
         try:
             while not self._ended:
@@ -346,9 +348,8 @@ class CommitterActor:
     def _start_task(self, start: StartTask) -> None:
         numbers = sorted({part.segment for file in start.files for part in file.slices})
         references = [self._segments[number] for number in numbers]
-        committer = ray.get_runtime_context().current_actor
         # The segments are arguments of their own: Ray then runs the task where most of them are, and fetches the rest.
-        reference = self._task.remote(self._job, start.task, start.files, numbers, committer, *references)
+        reference = self._task.remote(self._job, start.task, start.files, numbers, self._myself, *references)
         self._tasks[start.task] = reference
         task = start.task
         reference.future().add_done_callback(lambda future: self._task_ended(task, future))
