@@ -68,6 +68,9 @@ SAID_KEPT: Final = 1_000
 OPEN_FILES_LISTED: Final = 10_000
 """The most files on their way in one list for the registries: it takes some 10 ms to make."""
 
+ASK_AGAIN_S: Final = 1.0
+"""While the broker does not tell who runs the group: until it is asked again, in seconds."""
+
 
 class CommitterActor:
     """The actor."""
@@ -112,8 +115,8 @@ class CommitterActor:
             CommitMetadataError: what is committed beside an offset can't be read.
         """
         settings, topic_id = self._settings, self._settings.origin.topic_id
-        if settings.is_later_life:
-            refuse_newer(settings)
+        while settings.is_later_life and not refuse_newer(settings):
+            self._wait(ASK_AGAIN_S)
         committed = self._delivery.start()
         if settings.start == "group" and not committed:
             raise no_place(settings)

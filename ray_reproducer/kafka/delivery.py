@@ -16,7 +16,7 @@ Rules:
    before may be lost (rule 8), and would be committed in part by the same marker.
 6. While the broker is away we keep trying, and say so through ``on_trouble``.
 7. Who has been suspended for long may be replaced without knowing. So before the transactional id is taken over *again*
-   the committed positions are looked at: if somebody else has committed, taking over would fence the successor.
+   the committed positions are looked at, and who has signed last: taking over would fence a successor.
 8. A transaction that the broker has ended, but left open on some partitions, is ended before the next (``leftovers``).
    If that takes back one that the broker had said was committed, all begins anew with what is there.
 9. Positions that are committed before we asked for it are put back: their records may not all be there. Nothing should
