@@ -6,7 +6,7 @@ Rules:
 2. The first Ctrl-C or SIGTERM: finish what is in flight, commit, leave. The second: leave now. The third: whatever
    Python does. Each says what it does. Whenever the program leaves, nothing is lost and nothing is done twice.
 3. A person who stopped one job of a multirun meant them all.
-4. ``q`` on stdin does what Ctrl-C does, ``c`` prints the counts, if there is anybody who types.
+4. A line ``q`` on stdin does what Ctrl-C does, ``c`` prints the counts, if there is anybody who types.
 5. In a program that is not ours (a companion with a display of its own) stdout, stderr and the root logger stay as
    they are.
 """
@@ -249,7 +249,7 @@ def _console(
     views: ViewSettings, requests: _Requests, message: Callable[[int, str], None], check: Callable[[], None]
 ) -> ConsoleCommands:
     def other(line: str) -> None:
-        message(logging.WARNING, f"{line!r} is no command: q stops the program, c prints its counts.")
+        message(logging.WARNING, f"{line!r} is no command: q and Enter stops the program, c and Enter prints its counts.")
 
     return ConsoleCommands(views.console, lambda: requests.stop("q"), check, other)
 

@@ -27,12 +27,16 @@ install_debian() {
     say "installing $* (apt-get)"
     local log
     log="$(mktemp)"
+    # apt-get's own lock is no waiting one, and two environments may be made at once.
+    exec 8>"${TMPDIR:-/tmp}/ray_reproducer_apt.lock"
+    flock 8
     if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } \
         </dev/null >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         fail "apt-get could not install $*"
     fi
     rm -f "$log"
+    exec 8>&-
 }
 
 # pip_install ENVIRONMENT ARGUMENT... : what pip says is shown only if it fails; a network that stutters is tried again.

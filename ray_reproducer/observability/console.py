@@ -1,4 +1,4 @@
-"""Commands on stdin while a program runs: ``q`` stops it, ``c`` prints its counts.
+"""Commands on stdin while a program runs, each a line: ``q`` stops it, ``c`` prints its counts.
 
 Rules:
 
