@@ -249,7 +249,9 @@ def _console(
     views: ViewSettings, requests: _Requests, message: Callable[[int, str], None], check: Callable[[], None]
 ) -> ConsoleCommands:
     def other(line: str) -> None:
-        message(logging.WARNING, f"{line!r} is no command: q and Enter stops the program, c and Enter prints its counts.")
+        message(
+            logging.WARNING, f"{line!r} is no command: q and Enter stops the program, c and Enter prints its counts."
+        )
 
     return ConsoleCommands(views.console, lambda: requests.stop("q"), check, other)
 

@@ -10,7 +10,8 @@ THRESHOLDS: Final = (50_000, 20, 20)
 
 Python's own (700, 10, 10) are for programs that hold little. A committer that catches up holds 20,000 files that wait,
 half a million objects. Looking at them took a fourth of its time (20 of 75 microseconds a file, `scripts/bench core`),
-and none of them is garbage of that kind: the core makes no cycles. What libraries make is still found, later.
+and none of them is garbage of that kind: the core makes no cycles. A consumer makes thousands between two flushes. What
+libraries make is still found, later.
 """
 
 

@@ -20,13 +20,14 @@ from ray_reproducer.actors import collector
 from ray_reproducer.actors.committed_place import partition_start
 from ray_reproducer.actors.committer_settings import CommitterSettings, News, ReplayOrders
 from ray_reproducer.actors.extraction import JobReference, StoredSegment, TaskAnswer
-from ray_reproducer.actors.extraction_task import extraction_task
+from ray_reproducer.actors.extraction_task import extraction_task, packed
 from ray_reproducer.actors.history import History, no_place
 from ray_reproducer.actors.kept_outcomes import KeptOutcomes
 from ray_reproducer.actors.make_delivery import make_delivery, refuse_newer
 from ray_reproducer.actors.task_end import crash_cause, fatal
 from ray_reproducer.actors.transactions import RecordHeaders, TransactionThread
 from ray_reproducer.actors.worker_log import Said
+from ray_reproducer.core.delivery_encoding import decode
 from ray_reproducer.core.errors import BrokerError, FencedError
 from ray_reproducer.core.events import (
     Announce,
@@ -50,7 +51,6 @@ from ray_reproducer.core.events import (
     Tick,
     Warn,
 )
-from ray_reproducer.core.intake import Delivery as IntakeDelivery
 from ray_reproducer.core.ledger import Ledger, PartitionStart
 from ray_reproducer.core.limits import Moment
 from ray_reproducer.core.machine import Machine
@@ -192,14 +192,14 @@ class CommitterActor:
     @ray.method(concurrency_group="inbox")
     def receive(
         self,
-        delivery: IntakeDelivery,
+        delivery: bytes,
         references: dict[int, ray.ObjectRef[StoredSegment]],
         high_watermarks: Mapping[int, int],
     ) -> None:
-        """Take a consumer's delivery, with references to the segments that it speaks of."""
+        """Take a consumer's delivery (see ``delivery_encoding``), with references to the segments that it speaks of."""
         self._segments.update(references)
         self._high_watermarks.update(high_watermarks)
-        self._inbox.put(Delivered(delivery))
+        self._inbox.put(Delivered(decode(delivery)))
 
     @ray.method(concurrency_group="control")
     def task_began(self, task: int, worker: str) -> None:
@@ -352,7 +352,8 @@ class CommitterActor:
         numbers = sorted({part.segment for file in start.files for part in file.slices})
         references = [self._segments[number] for number in numbers]
         # The segments are arguments of their own: Ray then runs the task where most of them are, and fetches the rest.
-        reference = self._task.remote(self._job, start.task, start.files, numbers, self._myself, *references)
+        files = packed(start.files)
+        reference = self._task.remote(self._job, start.task, files, numbers, self._myself, *references)
         self._tasks[start.task] = reference
         task = start.task
         reference.future().add_done_callback(lambda future: self._task_ended(task, future))

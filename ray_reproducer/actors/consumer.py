@@ -16,7 +16,9 @@ from typing import Any, cast
 
 import ray
 
+from ray_reproducer.actors import collector
 from ray_reproducer.actors.extraction import StoredSegment
+from ray_reproducer.core.delivery_encoding import encode
 from ray_reproducer.core.errors import TopicReplacedError
 from ray_reproducer.core.intake import Intake
 from ray_reproducer.core.ledger import PartitionStart
@@ -96,6 +98,7 @@ class ConsumerActor:
         self._stop = threading.Event()
         self._added: queue.SimpleQueue[Mapping[int, int]] = queue.SimpleQueue()
         self._unacknowledged: deque[ray.ObjectRef[None]] = deque()
+        collector.relax()
 
     @ray.method(concurrency_group="control")
     def set_reading(self, reading: bool) -> None:
@@ -171,7 +174,7 @@ class ConsumerActor:
         references = {number: ray.put(StoredSegment.of(segment)) for number, segment in flush.segments.items()}
         if len(self._unacknowledged) >= self._settings.max_unacknowledged:
             ray.get(self._unacknowledged.popleft())
-        sent = self._committer.receive.remote(flush.delivery, references, self._source.high_watermarks())
+        sent = self._committer.receive.remote(encode(flush.delivery), references, self._source.high_watermarks())
         self._unacknowledged.append(sent)
 
     def _lost(self, event: OffsetLost) -> None:

@@ -25,18 +25,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-import msgpack
 import pyarrow as pa
 import ray
 
 from ray_reproducer.actors.extractor_hooks import FAILED, MISMATCHED, call_hook
 from ray_reproducer.actors.process_state import ProcessState, give_up, is_worn_out
 from ray_reproducer.actors.worker_log import FileLog, Said
+from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.errors import ExtractorError, PathInTheWayError, ReproducerError, UnsafePathError
-from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.metadata_json import encode_metadata
 from ray_reproducer.core.outcome import MAX_TRACEBACK_CHARS, Failure
-from ray_reproducer.core.segment import Entry, Segment
+from ray_reproducer.core.segment import Entry, Segment, SegmentTable
 from ray_reproducer.core.user_error import one_line
 from ray_reproducer.data_file import DataFile
 
@@ -84,29 +83,32 @@ class JobReference:
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A segment in the object store.
+    """A segment in the object store, read without a copy.
 
     Attributes:
-        table: its entries, as msgpack: pickling thousands of small objects would cost more than their data.
-        buffers: its data, read without a copy.
+        rows: those of its table (``SegmentTable``).
+        ends: where they end.
+        buffers: its data.
     """
 
-    table: bytes
+    rows: pa.Buffer
+    ends: pa.Buffer
     buffers: Sequence[pa.Buffer]
 
     @classmethod
     def of(cls, segment: Segment) -> StoredSegment:
         """Wrap a segment so that pickle hands its buffers to the object store without a copy in between."""
-        return cls(msgpack.packb(segment.entries), [pa.py_buffer(buffer) for buffer in segment.buffers])
-
-    def entries(self) -> list[Entry]:
-        """Read the table."""
-        return [Entry(*row) for row in msgpack.unpackb(self.table)]
+        table = segment.table
+        return cls(pa.py_buffer(table.rows), pa.py_buffer(table.ends), [pa.py_buffer(data) for data in segment.buffers])
 
 
 class _OpenSegment(NamedTuple):
-    entries: list[Entry]
+    table: SegmentTable
     buffers: Sequence[pa.Buffer]
+
+
+Slices: TypeAlias = "Sequence[tuple[int, int, int]]"
+"""Where the chunks of one file are: its ``SegmentSlice``s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +126,12 @@ class TaskAnswer:
     said: tuple[Said, ...] = ()
 
 
-def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, StoredSegment]) -> TaskAnswer:
+def extract(job: ExtractionJob, files: Sequence[Slices], segments: dict[int, StoredSegment]) -> TaskAnswer:
     """Run the extractor on some files, one after the other.
 
     Args:
         job: what all tasks have in common.
-        files: which files, and where their chunks are.
+        files: where their chunks are; which files they are stands in the segments.
         segments: the segments that hold them, by id.
 
     Raises:
@@ -139,13 +141,15 @@ def extract(job: ExtractionJob, files: Sequence[FileWork], segments: dict[int, S
     extractor = load_extractor(job)
     process = _state(job)
     began = time.perf_counter()
-    opened = {number: _OpenSegment(stored.entries(), stored.buffers) for number, stored in segments.items()}
-    log = FileLog()
+    opened = {n: _OpenSegment(SegmentTable(stored.rows, stored.ends), stored.buffers) for n, stored in segments.items()}
+    root = Path(job.output_dir)
     answers: list[bytes | Failure] = []
     try:
-        for file in files:
-            with log.of(file.version.relative_path):
-                answers.append(_answer(extractor, job, file, opened, process))
+        with FileLog() as log:
+            for slices in files:
+                version, chunks = _chunks(slices, opened)
+                log.begin(version.relative_path)
+                answers.append(_answer(extractor, job, _File(version, chunks, root), process))
     except Exception as error:
         # What earlier files left behind (no descriptors, no memory, a patched library) may be why it is our own code
         # that fails. In a process that nobody has used before it is our own fault.
@@ -197,24 +201,27 @@ def _state(job: ExtractionJob) -> ProcessState:
     return state
 
 
+class _File(NamedTuple):
+    """One whole file: its version, its chunks in their order, and the directory that its path is relative to."""
+
+    version: FileVersion
+    chunks: Sequence[tuple[Entry, _OpenSegment]]
+    root: Path
+
+
 def _answer(
-    extractor: Callable[[DataFile], Any],
-    job: ExtractionJob,
-    file: FileWork,
-    segments: dict[int, _OpenSegment],
-    process: ProcessState,
+    extractor: Callable[[DataFile], Any], job: ExtractionJob, file: _File, process: ProcessState
 ) -> bytes | Failure:
-    whole = _pieces(file, segments)
-    if isinstance(whole, Failure):
-        return whole
-    mismatch = _mismatch(file, *whole)
-    root = Path(job.output_dir)
+    pieces = _pieces(file)
+    if isinstance(pieces, Failure):
+        return pieces
+    mismatch = _mismatch(file, pieces)
     if mismatch is not None:
         # In memory in any mode: what is not what it should be is not written.
-        with DataFile(file.version, whole[0], root=root, logger=_LOG) as datafile:
+        with DataFile(file.version, pieces, root=file.root, logger=_LOG) as datafile:
             _tell(extractor, MISMATCHED, datafile, process)
         return mismatch
-    datafile = DataFile(file.version, whole[0], root=root, mode=job.datafile_mode, logger=_LOG)
+    datafile = DataFile(file.version, pieces, root=file.root, mode=job.datafile_mode, logger=_LOG)
     try:
         if job.datafile_mode != "memory":
             datafile.write()
@@ -262,22 +269,30 @@ def _raised(error: BaseException) -> Failure:
     return Failure("extractor_raised", one_line(error), _user_traceback(error))
 
 
-_Chunks: TypeAlias = "Sequence[tuple[Entry, _OpenSegment]]"
+def _chunks(slices: Slices, segments: dict[int, _OpenSegment]) -> tuple[FileVersion, list[tuple[Entry, _OpenSegment]]]:
+    """Say which file it is, and find its chunks, in their order."""
+    chunks: list[tuple[Entry, _OpenSegment]] = []
+    versions: list[FileVersion] = []
+    for number, first, n_entries in slices:
+        segment = segments[number]
+        version, entries = segment.table.read(first, n_entries)
+        versions.append(version)
+        chunks += [(entry, segment) for entry in entries]
+    if len(chunks) > 1:
+        first_come: dict[int, tuple[Entry, _OpenSegment]] = {}
+        for chunk in chunks:
+            first_come.setdefault(chunk[0].chunk, chunk)
+        chunks = sorted(first_come.values(), key=lambda chunk: chunk[0].write_offset)
+    return versions[0], chunks
 
 
-def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> tuple[list[memoryview], _Chunks] | Failure:
-    """Find the file's bytes and its chunks, in order."""
-    chunks: dict[int, tuple[Entry, _OpenSegment]] = {}
-    for part in file.slices:
-        segment = segments[part.segment]
-        for entry in segment.entries[part.first : part.first + part.n_entries]:
-            chunks.setdefault(entry.chunk, (entry, segment))
-    in_order = sorted(chunks.values(), key=lambda chunk: chunk[0].write_offset)
+def _pieces(file: _File) -> list[memoryview] | Failure:
+    """Find the file's bytes."""
     pieces: list[memoryview] = []
     expected = 0
     before: pa.Buffer | None = None
     end = 0
-    for entry, segment in in_order:
+    for entry, segment in file.chunks:
         if entry.write_offset != expected:
             return _inconsistent(entry, expected)
         expected += entry.size
@@ -287,7 +302,7 @@ def _pieces(file: FileWork, segments: dict[int, _OpenSegment]) -> tuple[list[mem
             start -= len(pieces.pop())
         before, end = buffer, entry.start + entry.size
         pieces.append(memoryview(buffer)[start:end])
-    return pieces, in_order
+    return pieces
 
 
 def _inconsistent(entry: Entry, expected: int) -> Failure:
@@ -299,7 +314,7 @@ def _inconsistent(entry: Entry, expected: int) -> Failure:
     )
 
 
-def _mismatch(file: FileWork, pieces: list[memoryview], chunks: _Chunks) -> Failure | None:
+def _mismatch(file: _File, pieces: list[memoryview]) -> Failure | None:
     """Check the file's bytes; None if they are what its sender's hash says."""
     digest = hashlib.sha512()
     for piece in pieces:
@@ -308,15 +323,15 @@ def _mismatch(file: FileWork, pieces: list[memoryview], chunks: _Chunks) -> Fail
         return None
     bad = [
         str(entry.chunk)
-        for entry, segment in chunks
+        for entry, segment in file.chunks
         if hashlib.sha512(memoryview(segment.buffers[entry.buffer])[entry.start : entry.start + entry.size]).digest()
         != entry.chunk_hash
     ]
     if bad:
         named = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-        which = f"of its {len(chunks)} chunks, these do not match their own hash: {named}"
+        which = f"of its {len(file.chunks)} chunks, these do not match their own hash: {named}"
     else:
-        which = f"each of its {len(chunks)} chunks matches its own hash, so the hash of the file is wrong"
+        which = f"each of its {len(file.chunks)} chunks matches its own hash, so the hash of the file is wrong"
     return Failure("hash_mismatch", f"the content does not match the file's SHA-512; {which}", attempts=0)
 
 

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+import msgpack
 import ray
 
 from ray_reproducer.actors.extraction import (
@@ -23,17 +24,24 @@ from ray_reproducer.core.events import FileWork
 def _run(
     job: JobReference,
     task: int,
-    files: Sequence[FileWork],
+    files: bytes,
     numbers: Sequence[int],
     committer: Any,
     *segments: StoredSegment,
 ) -> TaskAnswer:
     committer.task_began.remote(task, f"process {os.getpid()} on {platform.node()}")
-    return extract(load_job(job), files, dict(zip(numbers, segments, strict=True)))
+    slices = msgpack.unpackb(files, use_list=False)
+    return extract(load_job(job), slices, dict(zip(numbers, segments, strict=True)))
 
 
 def _warm_up(job: JobReference) -> None:
     load_extractor(load_job(job))
+
+
+def packed(files: Sequence[FileWork]) -> bytes:
+    """Write for a task where the chunks of its files are: a few bytes a file, as msgpack."""
+    slices: bytes = msgpack.packb([file.slices for file in files])
+    return slices
 
 
 def extraction_task(num_cpus: float) -> Any:

@@ -12,8 +12,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 MAX_RECORDS_PER_FILE: Final = 20
@@ -33,7 +31,7 @@ class Said(NamedTuple):
 
 
 class FileLog(logging.Handler):
-    """Collects what is logged while it listens; one for each task."""
+    """Collects what is logged while it listens: as long as the context lasts; one for each task."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,22 +41,33 @@ class FileLog(logging.Handler):
         self._left_out = 0
         self.setFormatter(logging.Formatter("%(message)s"))
 
-    @contextmanager
-    def of(self, path: str) -> Iterator[None]:
-        """Listen for the length of one file.
+    def __enter__(self) -> FileLog:
+        """Begin to listen."""
+        logging.getLogger().addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Listen no more."""
+        logging.getLogger().removeHandler(self)
+        self._end()
+
+    def begin(self, path: str) -> None:
+        """Take what is said from now on for something about a file.
 
         Args:
             path: of the file, relative to the root.
         """
+        self._end()
         self._path, self._of_file, self._left_out = path, 0, 0
         root = logging.getLogger()
-        root.addHandler(self)
-        try:
-            yield
-        finally:
-            root.removeHandler(self)
-            if self._left_out:
-                self.said.append(Said(logging.WARNING, f"{path}: {self._left_out:,} more log messages were left out"))
+        if self not in root.handlers:  # user code of the file before has set logging up anew
+            root.addHandler(self)
+
+    def _end(self) -> None:
+        if self._left_out:
+            text = f"{self._path}: {self._left_out:,} more log messages were left out"
+            self.said.append(Said(logging.WARNING, text))
+            self._left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, or count it."""

@@ -37,8 +37,7 @@ class SegmentSlice(NamedTuple):
     n_entries: int
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentReceipt:
+class SegmentReceipt(NamedTuple):
     """What a consumer tells of chunks of one file version that it has put into a segment.
 
     The tuples are columns with one element for each chunk, in the order of the segment's entries.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Final
 
 import msgpack
@@ -29,6 +29,7 @@ from ray_reproducer.core.errors import (
     TombstoneError,
     UnsafePathError,
 )
+from ray_reproducer.core.once import once
 
 HASH_BYTES: Final = 64
 """Length of a SHA-512 digest."""
@@ -69,14 +70,31 @@ class FileVersion:
     n_chunks: int
     mtime: float | None = field(default=None, compare=False)
 
-    @cached_property
+    @classmethod
+    def with_id(cls, fields: tuple[Any, ...], version_id: bytes) -> FileVersion:
+        """Make one again whose id is known: a committer makes thousands a second.
+
+        Args:
+            fields: its ``fields``.
+            version_id: its ``id``.
+        """
+        version = cls(*fields)
+        version.__dict__["id"] = version_id  # where `once` keeps it
+        return version
+
+    @property
+    def fields(self) -> tuple[str, str, str, bytes, int, float | None]:
+        """What the constructor takes, in its order."""
+        return self.subdir, self.filename, self.filename_append, self.file_hash, self.n_chunks, self.mtime
+
+    @once
     def id(self) -> bytes:
         """Short id of this version: 12 bytes of BLAKE2b over the identity."""
         digest = hashlib.blake2b(self.file_hash, digest_size=VERSION_ID_BYTES)
         digest.update(f"{self.n_chunks}\0{self.relative_path}".encode())
         return digest.digest()
 
-    @cached_property
+    @once
     def name(self) -> str:
         """Name of the reconstructed file: stem, append, suffix."""
         if not self.filename_append:
@@ -86,17 +104,17 @@ class FileVersion:
             return self.filename + self.filename_append
         return self.filename[:dot] + self.filename_append + self.filename[dot:]
 
-    @cached_property
+    @once
     def relative_path(self) -> str:
         """Path of the reconstructed file relative to the root, with "/" between parts."""
         return f"{self.subdir}/{self.name}" if self.subdir else self.name
 
-    @cached_property
+    @once
     def original_path(self) -> str:
         """Path relative to the root without the append: what a path filter is matched against."""
         return f"{self.subdir}/{self.filename}" if self.subdir else self.filename
 
-    @cached_property
+    @once
     def result_key(self) -> str:
         """Key of this file's record on the result topic, as OpenMSIStream writes it."""
         prefix = self.subdir.replace("/", "_")
@@ -141,10 +159,12 @@ def decode(value: bytes | None) -> Chunk:
     if not isinstance(data, bytes):
         raise ChunkFieldError(f"the data is {type(data).__name__}, not bytes")
     mtime = _mtime(fields[9]) if len(fields) == _FIELDS else None
-    version = _version(
+    n_chunks = _integer(count, "number of chunks", 1, MAX_CHUNKS)
+    # The chunks of a file say the same about it, one after the other: checked once, known for the rest.
+    version = (_known_version if n_chunks > 1 else _version)(
         _bytes(name, "filename"),
         _digest(file_hash, "file hash"),
-        _integer(count, "number of chunks", 1, MAX_CHUNKS),
+        n_chunks,
         _bytes(subdir, "subdirectory"),
         _bytes(append, "filename append"),
         mtime,
@@ -213,8 +233,6 @@ def _unpack(value: bytes) -> list[Any]:
     return fields
 
 
-# The chunks of a file say the same about it, one after the other: checked once, known for the rest.
-@lru_cache(maxsize=VERSIONS_REMEMBERED)
 def _version(
     name: bytes, file_hash: bytes, count: int, subdir: bytes, append: bytes, mtime: float | None
 ) -> FileVersion:
@@ -228,6 +246,9 @@ def _version(
     )
     _check_reconstructed_path(version)
     return version
+
+
+_known_version: Final = lru_cache(maxsize=VERSIONS_REMEMBERED)(_version)
 
 
 def _bytes(value: object, what: str) -> bytes:
@@ -297,6 +318,7 @@ def _append(append: str) -> str:
 
 
 def _check_reconstructed_path(version: FileVersion) -> None:
-    _path_part(version.name, "reconstructed filename")
+    if version.filename_append:
+        _path_part(version.name, "reconstructed filename")
     if len(version.relative_path.encode()) > MAX_PATH_BYTES:
         raise UnsafePathError(f"the path {version.relative_path[:80]!r}... is longer than {MAX_PATH_BYTES} bytes")

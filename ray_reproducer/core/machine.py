@@ -91,6 +91,7 @@ class Machine:
         self._verdicts = Verdicts(ledger, origin, limits.failures, attempts_before)
         self._assembly = Assembly()
         self._lifecycle = Lifecycle(limits.story_length)
+        self._move = self._lifecycle.move
         self._pool = ExtractionPool(limits.pool)
         self._overtime = Overtime(self._pool, self._assembly)
         self._flow = FlowLimits(limits)
@@ -105,7 +106,6 @@ class Machine:
         self._stopping = self._ended = False
         self._reading = True
         self._counters = Counters()
-        self._events = 0
         self._now = now
         self._out: list[Instruction] = []
 
@@ -123,7 +123,7 @@ class Machine:
         """
         check(event, self._ledger, self._pool, self._schedule.open)
         self._now = now
-        self._events += 1
+        self._lifecycle.begin_event(now)
         self._out = []
         self._take(event)
         if not self._ended:
@@ -193,7 +193,7 @@ class Machine:
             self._take_late(receipt)
         elif done or (state is not None and state is not State.ASSEMBLING):
             self._counters.duplicates += len(places)
-            self._lifecycle.tell(version_id, "repeat", self._events, self._now, places, path)
+            self._lifecycle.tell(version_id, "repeat", places, path)
         else:
             self._move(version_id, "chunk", places, path)
             self._assemble(receipt)
@@ -353,9 +353,6 @@ class Machine:
             self._out.append(Finish())
 
     # ------------------------------------------------------------ small parts
-
-    def _move(self, version_id: bytes, what: str, detail: tuple[object, ...] = (), path: str = "") -> None:
-        self._lifecycle.move(version_id, what, self._events, self._now, detail, path)
 
     def _add_outcome(self, version_id: bytes, outcome: Outcome) -> None:
         if outcome.kind == "held":  # rule 9

@@ -20,7 +20,6 @@ from ray_reproducer.actors.extraction import ExtractionJob, StoredSegment, extra
 from ray_reproducer.core.assembly import SegmentSlice
 from ray_reproducer.core.chunk import Chunk, FileVersion
 from ray_reproducer.core.errors import ExtractorError, OutputDirectoryError
-from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.outcome import MAX_TRACEBACK_CHARS, Failure
 from ray_reproducer.core.segment import pack
 
@@ -47,7 +46,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     def made(extractor: Extractor, *paths: str, mode: Any = "memory") -> tuple[bytes | Failure, ...]:
         job = ExtractionJob(key, cloudpickle.dumps(extractor), (), str(tmp_path / "out"), mode, 1000)
         chunks = [chunk for path in paths for chunk in chunks_of(path, [path.encode()])]
-        files = [FileWork(chunk.version, (SegmentSlice(SEGMENT, n, 1),)) for n, chunk in enumerate(chunks)]
+        files = [(SegmentSlice(SEGMENT, n, 1),) for n in range(len(chunks))]
         return extract(job, files, {SEGMENT: StoredSegment.of(pack(chunks))}).answers
 
     yield made

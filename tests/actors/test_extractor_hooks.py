@@ -15,7 +15,6 @@ from ray_reproducer import DataFile, MetadataJSONReproducer
 from ray_reproducer.actors.extraction import ExtractionJob, StoredSegment, TaskAnswer, extract
 from ray_reproducer.core.assembly import SegmentSlice
 from ray_reproducer.core.chunk import Chunk, FileVersion
-from ray_reproducer.core.events import FileWork
 from ray_reproducer.core.outcome import Failure
 from ray_reproducer.core.segment import pack
 from ray_reproducer.extractor_loading import prepare
@@ -61,7 +60,7 @@ def answers(
         version = FileVersion("", name, "", hashlib.sha512(sent).digest(), 1, 0.0)
         chunk = Chunk(version, index=1, write_offset=0, chunk_hash=hashlib.sha512(sent).digest(), data=arrived)
         segments[number] = StoredSegment.of(pack([chunk]))
-        files.append(FileWork(version, (SegmentSlice(number, 0, 1),)))
+        files.append((SegmentSlice(number, 0, 1),))
     return extract(job, files, segments)
 
 

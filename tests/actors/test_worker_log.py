@@ -20,7 +20,8 @@ def test_rule_1_every_logger_is_heard_by_its_own_level_and_only_meanwhile() -> N
     log = FileLog()
     mine = ExtractorLogger("lab.worker_log.mine", logging.INFO)
     mine.warning("before")
-    with log.of("sub/a.csv"):
+    with log:
+        log.begin("sub/a.csv")
         mine.debug("too low")
         mine.info("%d%%", 7)
         logging.getLogger("lab.worker_log.module").info("a root of level WARNING leaves this out")
@@ -28,14 +29,19 @@ def test_rule_1_every_logger_is_heard_by_its_own_level_and_only_meanwhile() -> N
         logging.getLogger("ray").error("Ray's own talk")
         logging.getLogger("ray.worker").error("Ray's own talk")
         logging.getLogger("rayon").error("not Ray's")
-    mine.warning("after")
-    with log.of("b.csv"):
+        log.begin("b.csv")
         mine.warning("another file")
+        logging.getLogger().handlers.remove(log)  # as `logging.basicConfig(force=True)` does
+        mine.warning("not heard")
+        log.begin("c.csv")
+        mine.warning("heard again")
+    mine.warning("after")
     assert log.said == [
         Said(logging.INFO, "sub/a.csv: 7%"),
         Said(logging.ERROR, "sub/a.csv: an error"),
         Said(logging.ERROR, "sub/a.csv: not Ray's"),
         Said(logging.WARNING, "b.csv: another file"),
+        Said(logging.WARNING, "c.csv: heard again"),
     ]
     assert log not in logging.getLogger().handlers
 
@@ -49,7 +55,8 @@ def test_rule_1_an_exception_has_its_traceback_and_no_text_costs_the_file(monkey
 
     log = FileLog()
     logger = logging.getLogger("lab.worker_log")
-    with log.of("a.csv"):
+    with log:
+        log.begin("a.csv")
         try:
             int("x")
         except ValueError:
@@ -66,7 +73,8 @@ def test_rule_1_an_exception_has_its_traceback_and_no_text_costs_the_file(monkey
 def test_rule_2_it_is_bounded_and_what_is_left_out_is_counted() -> None:
     log = FileLog()
     logger = logging.getLogger("lab.worker_log")
-    with log.of("a.csv"):
+    with log:
+        log.begin("a.csv")
         logger.error("x" * 100_000)
         for _ in range(MAX_RECORDS_PER_FILE + 5):
             logger.error("again")
@@ -74,8 +82,9 @@ def test_rule_2_it_is_bounded_and_what_is_left_out_is_counted() -> None:
     assert log.said[0].text.endswith("... (100,000 characters)")
     assert len(log.said) == MAX_RECORDS_PER_FILE + 1
     assert log.said[-1] == Said(logging.WARNING, "a.csv: 6 more log messages were left out")
-    for number in range(100):
-        with log.of(f"{number}.csv"):
+    with log:
+        for number in range(100):
+            log.begin(f"{number}.csv")
             for _ in range(MAX_RECORDS_PER_FILE):
                 logger.error("again")
     assert len(log.said) <= MAX_RECORDS_PER_TASK + 100

@@ -556,7 +556,7 @@ class World:
             chunks: dict[int, tuple[int, bytes]] = {}
             for part in work.slices:
                 segment = self.life.segments[part.segment]
-                for entry in segment.entries[part.first : part.first + part.n_entries]:
+                for entry in segment.table.read(part.first, part.n_entries)[1]:
                     data = segment.buffers[entry.buffer][entry.start : entry.start + entry.size]
                     chunks.setdefault(entry.chunk, (entry.write_offset, data))
             joined = b"".join(data for _, data in sorted(chunks.values()))

@@ -259,7 +259,7 @@ def test_files_of_several_chunks_have_segments_of_their_own_sorted_by_place() ->
     assert (of_big.partitions, of_big.offsets) == ((0, 1, 0), (1, 0, 0))
     assert (of_big.size_bytes, of_big.timestamp_ms) == (30, 101)
     segment = flush.segments[of_big.slice.segment]
-    assert [entry.chunk for entry in segment.entries] == [1, 2, 3]
+    assert [entry.chunk for entry in segment.table.read(0, 3)[1]] == [1, 2, 3]
     assert of_other.slice.segment != of_big.slice.segment
 
 
@@ -280,7 +280,7 @@ def test_one_chunk_files_share_a_segment_up_to_its_limit() -> None:
     taken.message(0, 9, message(version("alone"), size=SHARED_SEGMENT_BYTES + 1), 0)
     flush = flushed(taken)
     assert [receipt.slice.first for receipt in flush.delivery.receipts] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 0]
-    assert max(len(segment.entries) for segment in flush.segments.values()) == 4
+    assert max(len(segment.table) for segment in flush.segments.values()) == 4
     assert all(receipt.slice.n_entries == 1 for receipt in flush.delivery.receipts)
 
 

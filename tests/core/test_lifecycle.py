@@ -32,8 +32,9 @@ WAYS: dict[State | None, list[str]] = {
 
 def in_state(state: State | None) -> Lifecycle:
     made = Lifecycle(story_length=100)
+    made.begin_event(NOW)
     for what in WAYS[state]:
-        made.move(V, what, 1, NOW)
+        made.move(V, what)
     assert made.state(V) is state
     return made
 
@@ -44,11 +45,12 @@ def test_every_transition_of_the_table_leads_where_it_says(
 ) -> None:
     state, what = before
     made = in_state(state)
-    made.move(V, what, 9, NOW, ("detail",), "a.csv")
+    made.begin_event(Moment(4.0, 1_700_000_001.0))
+    made.move(V, what, ("detail",), "a.csv")
     assert made.state(V) is after
     assert made.states() == ({V: after} if after else {})
     last = made.story.of_path("a.csv")[-1]
-    assert last == (9, 3.0, V, "a.csv", what, ("detail",))
+    assert last == (2, 4.0, V, "a.csv", what, ("detail",))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_everything_else_raises_and_changes_nothing(state: State | None, what: s
     made = in_state(state)
     told = made.story.of_path("")
     with pytest.raises(IllegalEventError, match=re.escape(what)):
-        made.move(V, what, 2, NOW)
+        made.move(V, what)
     assert made.state(V) is state
     assert made.story.of_path("") == told
 
@@ -76,12 +78,12 @@ def test_the_table_in_the_head_is_the_table_in_the_code() -> None:
 
 def test_each_version_has_its_own_state() -> None:
     made = in_state(State.RUNNING)
-    made.move(b"w" * 12, "poison", 2, NOW)
+    made.move(b"w" * 12, "poison")
     assert made.states() == {V: State.RUNNING, b"w" * 12: State.READY}
 
 
 def test_what_leaves_the_state_as_it_is_can_be_told_too() -> None:
     made = in_state(State.RUNNING)
-    made.tell(V, "repeat", 5, NOW, ((0, 7),), "a.csv")
+    made.tell(V, "repeat", ((0, 7),), "a.csv")
     assert made.state(V) is State.RUNNING
     assert made.story.of_offset(0, 7)[-1].what == "repeat"

@@ -926,7 +926,7 @@ def test_rule_8_what_was_given_up_does_not_hide_those_behind_it() -> None:
 def test_rule_8_the_first_message_of_a_stream_is_not_given_up_by_the_clock_alone() -> None:
     program = Program(IMPATIENT)
     old = program.delivery(a_version("a", 2), 1)
-    old = replace(old, receipts=tuple(replace(receipt, timestamp_ms=1_000) for receipt in old.receipts))
+    old = replace(old, receipts=tuple(receipt._replace(timestamp_ms=1_000) for receipt in old.receipts))
     program.handle(Delivered(old))
     assert program.machine.progress().files_incomplete == 1
 

@@ -32,7 +32,7 @@ def with_times(program: Program, version: FileVersion, *indices: int, times: tup
     """Deliver chunks whose oldest and newest have these timestamps."""
     delivery = program.delivery(version, *indices)
     oldest_ms, newest_ms = times
-    receipt: SegmentReceipt = replace(delivery.receipts[0], oldest_ms=oldest_ms, timestamp_ms=newest_ms)
+    receipt: SegmentReceipt = delivery.receipts[0]._replace(oldest_ms=oldest_ms, timestamp_ms=newest_ms)
     program.handle(Delivered(replace(delivery, receipts=(receipt,))))
 
 

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from ray_reproducer.actors.extraction import ExtractionJob, StoredSegment, extract
 from ray_reproducer.core.chunk import MAX_NAME_BYTES, MAX_PATH_BYTES, Chunk, FileVersion, decode, encode
+from ray_reproducer.core.delivery_encoding import decode as decode_delivery
+from ray_reproducer.core.delivery_encoding import encode as encode_delivery
 from ray_reproducer.core.errors import ChunkError
 from ray_reproducer.core.events import (
     Commit,
@@ -187,7 +189,7 @@ class Run:
                 flush = self.intake.flush()
                 assert flush is not None
                 self.segments |= {number: StoredSegment.of(segment) for number, segment in flush.segments.items()}
-                self.carry_out(self.machine.handle(Delivered(flush.delivery), NOW))
+                self.carry_out(self.machine.handle(Delivered(decode_delivery(encode_delivery(flush.delivery))), NOW))
         self.carry_out(self.machine.handle(Tick(), NOW))
         assert self.finished
 
@@ -199,7 +201,8 @@ class Run:
             instruction = todo.pop(0)
             if isinstance(instruction, StartTask):
                 needed = {part.segment for file in instruction.files for part in file.slices}
-                answer = extract(self.job, instruction.files, {number: self.segments[number] for number in needed})
+                files = [file.slices for file in instruction.files]
+                answer = extract(self.job, files, {number: self.segments[number] for number in needed})
                 todo += self.machine.handle(TaskFinished(instruction.task, answer.answers, answer.seconds), NOW)
             elif isinstance(instruction, Commit):
                 self.outcomes += instruction.outcomes
