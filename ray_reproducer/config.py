@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from ray_reproducer.actors.settings import ExtractionSettings, PipelineSettings, RaySettings, UploadSettings
 from ray_reproducer.config_checks import missing_keys, refuse_secrets_in_config, refuse_unknown_keys, resolve
-from ray_reproducer.config_schema import DeliveryMode, RayMode, UploadAppConfig
+from ray_reproducer.config_schema import DeliveryMode, Duplicates, RayMode, StartAt, UploadAppConfig
 from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.extractor_loading import LoadedExtractor, ReproducerArguments
 from ray_reproducer.kafka.client_config import ClientConfigs
@@ -107,6 +107,11 @@ def pipeline_settings(plain: dict[str, Any], extractor: LoadedExtractor) -> Pipe
     embedded = bool(plain["kafka"].get("embedded", False))
     upload = _upload(plain["upload"])
     _check_embedded(plain, embedded=embedded, upload=upload)
+    if plain["start"] is StartAt.skip_existing and plain["duplicates"] is Duplicates.reprocess:
+        raise ConfigurationError(
+            "start=skip_existing passes over files that have a result, and duplicates=reprocess does them again.",
+            hint="Leave one of them out; duplicates=reprocess may come with a later start, when all is caught up.",
+        )
     return PipelineSettings(
         source_topic=topics["source"],
         results_topic=topics["results"],

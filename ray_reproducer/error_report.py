@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ray_reproducer.core.errors import IllegalEventError, ReproducerError
+from ray_reproducer.observability.terminal_text import printable_lines
 
 FULL_ERROR: Final = "HYDRA_FULL_ERROR"
 """Environment variable: "1" asks for tracebacks."""
@@ -54,7 +55,8 @@ def report(error: BaseException, explain: Explain) -> int:
 
 def print_error(message: str, hint: str = "") -> None:
     """Print a message for the person at the terminal."""
-    sys.stderr.write(f"ray_reproducer: {message}\n{hint}\n" if hint else f"ray_reproducer: {message}\n")
+    text = f"ray_reproducer: {message}\n{hint}\n" if hint else f"ray_reproducer: {message}\n"
+    sys.stderr.write(printable_lines(text))
     sys.stderr.flush()
 
 

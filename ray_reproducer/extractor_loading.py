@@ -258,7 +258,7 @@ def _functions_of(owner: object) -> str:
     own = getattr(owner, "__name__", None)
     names = [
         name
-        for name, value in vars(owner).items()
+        for name, value in getattr(owner, "__dict__", {}).items()
         if not name.startswith("_") and callable(value) and getattr(value, "__module__", own) == own
     ]
     return f"It has: {', '.join(names[:20])}." if names else ""

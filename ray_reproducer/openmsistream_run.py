@@ -131,6 +131,7 @@ class _Run:
         self._tells_results = tells_results(reproducer)
         self._asking = threading.Lock()
         self._wanted_end = threading.Event()
+        self._launched = threading.Event()
         self._over = threading.Event()
         self._thread = threading.get_ident()
 
@@ -156,13 +157,14 @@ class _Run:
             try:
                 return self._launch(settings)
             finally:
-                self._over.set()
+                self._launched.set()
                 commands.join(COMMANDS_END_S)
                 self._guarded("_on_shutdown")
         finally:
-            self._over.set()
             with reproducer.lock:
                 reproducer._run = None  # noqa: SLF001
+            # Last of all: who waits for the end may take Ray away, or begin the next run.
+            self._over.set()
 
     def end(self) -> None:
         """End the run in order, and wait for that, unless it is this thread that runs it."""
@@ -248,7 +250,7 @@ class _Run:
 
     def _obey(self) -> None:
         commands = self._reproducer.control_command_queue
-        while not self._over.is_set():
+        while not self._launched.is_set():
             try:
                 text = commands.get(timeout=COMMAND_LOOK_S)
             except queue.Empty:

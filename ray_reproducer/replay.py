@@ -33,6 +33,7 @@ from ray_reproducer.kafka.replaying import Replay
 from ray_reproducer.launch import SpecialRun, launch
 from ray_reproducer.observability import replay_report
 from ray_reproducer.observability.quantities import count
+from ray_reproducer.observability.terminal_text import printable
 
 if TYPE_CHECKING:
     from ray_reproducer.actors.fleet import Fleet
@@ -255,7 +256,7 @@ def _foreign(replay: Replay, topic: str) -> list[str]:
         return []
     text = f"Passed over on {topic}: {count(letters.foreign, 'record')} that no dead letter can have; "
     text += f"the first is at {letters.first_foreign}"
-    return [replay_report.printable(text)]
+    return [printable(text)]
 
 
 if __name__ == "__main__":

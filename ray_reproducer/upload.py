@@ -31,6 +31,7 @@ from ray_reproducer.hydra_command import Command, run_command
 from ray_reproducer.kafka import admin
 from ray_reproducer.kafka.upload import UploadSummary, measure, upload_directory
 from ray_reproducer.observability.quantities import count, data_size, duration
+from ray_reproducer.observability.terminal_text import printable, printable_lines
 
 LINE_INTERVAL_S: Final = 5.0
 """Seconds between two lines of progress where stderr is no terminal."""
@@ -66,7 +67,7 @@ def run_job(config: DictConfig) -> int:
     console = Console(file=sys.stderr)
     with _Stop() as stop:
         summary = _send(command, console, stop)
-    console.print(Text(_report(summary, command)), soft_wrap=True)
+    console.print(Text(printable_lines(_report(summary, command))), soft_wrap=True)
     if stop.signal:
         return _SIGNAL_EXIT + stop.signal
     return 1 if summary.failures else 0
@@ -144,7 +145,8 @@ def _lines(console: Console, files: int, size_bytes: int) -> Iterator[_Callbacks
         if time.monotonic() - last_s >= LINE_INTERVAL_S:
             last_s = time.monotonic()
             done = f"{summary.files:,} of {count(files, 'file')}, {data_size(summary.acknowledged_bytes)}"
-            console.print(Text(f"{done}, {data_size(_speed(summary))}/s; now {summary.current}"), soft_wrap=True)
+            line = printable(f"{done}, {data_size(_speed(summary))}/s; now {summary.current}")
+            console.print(Text(line), soft_wrap=True)
 
     yield on_progress, _TroubleLines(console)
 

@@ -285,6 +285,10 @@ def test_the_users_conf_comes_first_but_not_its_primary_configuration(
         ({"lab_lines.py": "\n1/0\n"}, ["ZeroDivisionError", "lab_lines.py:2"]),
         ({"lab_lines.py": "lines = 5\n"}, ["is a int and can't be called"]),
         ({"lab_lines.py": "def lines(): pass\n"}, ["lab_lines.lines()", "datafile"]),
+        (
+            {"lab_lines.py": "lines = 5\n", "conf/extractor/mine.yaml": "_target_: lab_lines.lines.of\n"},
+            ["lab_lines.lines has no of"],
+        ),
     ],
 )
 def test_an_extractor_that_cannot_be_imported(

@@ -257,6 +257,12 @@ def test_a_class_is_constructed_with_what_the_settings_say(composed: Compose) ->
     assert made.keywords["consumer_group_id"] == "ray_reproducer.raw.mine"
 
 
+def test_a_start_that_skips_what_has_a_result_does_not_go_with_doing_it_again(composed: Compose) -> None:
+    both = plain(composed, *BROKER, "start=skip_existing", "duplicates=reprocess")
+    with pytest.raises(ConfigurationError, match="duplicates=reprocess does them again"):
+        pipeline_settings(both, EXTRACTOR)
+
+
 def test_ray_is_local_or_a_cluster(composed: Compose) -> None:
     local = ray_settings(plain(composed, *BROKER, "ray.num_cpus=2", "ray.object_store_memory=200000000"), {})
     assert (local.mode, local.num_cpus, local.object_store_memory_bytes) == ("local", 2, 200_000_000)

@@ -28,7 +28,7 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO
 
 import ray
 
@@ -136,7 +136,7 @@ class ProcessState:
 
     def _restore_streams(self) -> None:
         for descriptor, (name, stream) in enumerate(zip(_STREAMS, self._streams, strict=True)):
-            if stream is not None and stream.closed:
+            if stream is not None and _is_gone(stream):
                 mode = "w" if descriptor else "r"
                 self._streams[descriptor] = open(descriptor, mode, buffering=1, errors="replace", closefd=False)  # noqa: SIM115
             setattr(sys, name, self._streams[descriptor])
@@ -163,6 +163,13 @@ class ProcessState:
 
     def _imported(self) -> bool:
         return len(sys.modules) > self._modules
+
+
+def _is_gone(stream: TextIO) -> bool:
+    try:
+        return stream.closed
+    except ValueError:  # detached: another stream was made of what it wrote to
+        return True
 
 
 def is_worn_out(error: BaseException) -> bool:

@@ -6,7 +6,8 @@ Rules:
 2. With ``duplicates=reprocess`` nothing is remembered: what comes after the outcome is a file like any other.
 3. A new life of the program remembers what it is told of earlier ones (the ids stand beside the results in Kafka).
 4. With results of others (programs, groups), which tell paths and no versions, a file counts as finished if its result
-   is not older than its chunks: what was sent after that is a new version. Each result covers one version, once.
+   is not older than its chunks: what was sent after that is a new version. Each result covers one version, once in a
+   life of the program: which ones an earlier life has passed over is written down nowhere.
 5. That the only chunk of a version is done says that the version is finished, too; unless it is known to have come
    damaged, or nothing is known of that: then it may be sent again.
 """

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from decimal import Decimal
@@ -123,7 +125,8 @@ def _is_numpy(value: object) -> bool:
 
 def _from_numpy(value: Any, most: int) -> object:
     kind, is_array = value.dtype.kind, value.ndim > 0
-    _checked(value.size, most)
+    # An axis of length zero makes the size zero, but each list of those before it is written all the same.
+    _checked(math.prod(itertools.takewhile(bool, value.shape)), most)
     if value.dtype.names is not None:
         return list(value) if is_array else {name: value[name] for name in value.dtype.names}
     if kind in "mM":

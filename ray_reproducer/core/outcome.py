@@ -146,14 +146,15 @@ def result(version: FileVersion, value: bytes, facts: Facts = NO_FACTS) -> Outco
 
 def held(version: FileVersion, failure: Failure, facts: Facts = NO_FACTS) -> Outcome:
     """Say that a file has failed and is left for the next start: nothing is produced for it."""
+    error, traceback = cut(failure.error, MAX_ERROR_CHARS), failure.traceback[-MAX_TRACEBACK_CHARS:]
     return Outcome(
         path=version.relative_path,
         kind="held",
         key=version.result_key,
         value=b"",
         reason=failure.reason,
-        error=cut(failure.error, MAX_ERROR_CHARS),
-        traceback=failure.traceback[-MAX_TRACEBACK_CHARS:],
+        error=_whole_characters(error),
+        traceback=_whole_characters(traceback),
         version=version,
         facts=facts,
     )
@@ -353,8 +354,10 @@ def cut(text: str, limit_chars: int) -> str:
 
 
 def _printable(record: dict[str, Any]) -> dict[str, Any]:
-    """Replace lone surrogates in texts that come from user code: UTF-8 can't carry them."""
-    return {
-        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-        for key, value in record.items()
-    }
+    """Return a record whose texts UTF-8 can carry: some come from user code."""
+    return {key: _whole_characters(value) if isinstance(value, str) else value for key, value in record.items()}
+
+
+def _whole_characters(text: str) -> str:
+    """Replace lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()

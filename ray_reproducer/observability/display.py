@@ -24,6 +24,7 @@ from rich.text import Text
 
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.observability.quantities import RateMeter, Rates, data_size, done, duration, rate
+from ray_reproducer.observability.terminal_text import printable, printable_lines
 
 REFRESH_PER_S: Final = 4
 """How often the panel is drawn: quick enough to look alive, too slow to cost anything."""
@@ -143,7 +144,8 @@ class Display:
 
     def _print(self, text: str, style: str = "") -> None:
         # As it is: a path like [red].csv is no markup, and a log file has no width to wrap at.
-        self._console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        plain = printable_lines(text)
+        self._console.print(plain, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _panel(self) -> Group:
         progress, rates = self._latest or (Progress(), Rates())
@@ -161,9 +163,9 @@ class Display:
             row = fields[start : start + pairs]
             cells = [cell for label, value in row for cell in (Text(""), Text(label), value)]
             table.add_row(*cells[1:])
-        title = Text(f"{self._title} · {elapsed}", style="bold", no_wrap=True, overflow="ellipsis")
+        title = Text(printable(f"{self._title} · {elapsed}"), style="bold", no_wrap=True, overflow="ellipsis")
         state = f"broker: {progress.broker_trouble or 'ok'}" if self._latest else "starting..."
-        broker = Text(state, no_wrap=True, overflow="ellipsis")
+        broker = Text(printable(state), no_wrap=True, overflow="ellipsis")
         broker.stylize("yellow" if progress.broker_trouble else "dim")
         return Group(title, table, broker)
 

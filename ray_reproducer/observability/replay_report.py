@@ -25,6 +25,7 @@ from ray_reproducer.core.progress import Progress
 from ray_reproducer.core.replay_plan import FailedFile, ReplayPlan
 from ray_reproducer.observability.quantities import count, data_size, duration
 from ray_reproducer.observability.summary import meaning
+from ray_reproducer.observability.terminal_text import printable
 
 MAX_NAMED: Final = 200
 """How many files are named before only their number is said: what a log file should have to carry."""
@@ -236,11 +237,6 @@ def offsets(letter: DeadLetter) -> str:
     ]
     more = f" and {len(letter.ranges) - _MAX_RANGES:,} more" if len(letter.ranges) > _MAX_RANGES else ""
     return f"{letter.topic} {', '.join(ranges)}{more}"
-
-
-def printable(text: str) -> str:
-    """Replace what a terminal would obey instead of showing it."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def write_lines(lines: Iterable[str], console: Console) -> None:

@@ -150,6 +150,7 @@ def test_rule_1_an_alarm_that_rings_while_it_is_put_back_is_the_last(tmp_path: P
 
 
 @pytest.mark.parametrize("how", ["sys.stdout = open('mine', 'w')", "sys.stdout = None", "sys.stdout.close()",
+                                 "import io; sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')",
                                  "os.close(1)", "os.close(1); kept = open('mine', 'w'); print('theirs', flush=True)",
                                  "os.dup2(os.open('mine', os.O_WRONLY | os.O_CREAT), 1)"])  # fmt: skip
 def test_rule_1_the_standard_streams(how: str, tmp_path: Path) -> None:

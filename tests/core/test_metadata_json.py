@@ -510,6 +510,7 @@ def test_rule_6_what_is_too_large_for_a_message_is_refused() -> None:
     "make",
     [
         functools.partial(np.broadcast_to, 1.0, (10**6, 10**6)),
+        functools.partial(np.zeros, (10**9, 0)),
         functools.partial(range, 10**15),
         functools.partial(np.zeros, ROOM + 1, ">i1"),
         functools.partial(collections.deque, [None] * (ROOM + 1)),

@@ -21,6 +21,7 @@ from ray_reproducer.core.outcome import (
     PoisonMessage,
     cut,
     dead_letter,
+    held,
     poison_letter,
     refused_by_broker,
     result,
@@ -49,6 +50,11 @@ def test_rule_1_an_outcome_is_a_result_or_a_dead_letter_under_the_same_key() -> 
     assert (bad.kind, bad.reason, bad.error) == ("dead_letter", "extractor_raised", "no")
     assert good.path == bad.path == "a/b/c.csv"
     assert good.key == bad.key == "a_b_c.csv_chunk_processing_result"
+
+
+def test_rule_1_what_is_held_has_texts_that_can_be_said() -> None:
+    of_file = held(VERSION, Failure("extractor_raised", "half \ud800 a character", "File \udcff.py"))
+    assert (of_file.error, of_file.traceback) == (r"half \ud800 a character", r"File \udcff.py")
 
 
 # ---------------------------------------------------------------- rule 2

@@ -222,8 +222,8 @@ def test_close_ends_a_run_and_a_run_that_can_not_begin_says_why(
     thread.start()
     wait_until(lambda: made.n_results_produced_files == 1, RUN_DEADLINE_S, "the result")
     made.close()
+    assert made.driver == [("shutdown", 1, 1)], "it comes back when all is over"
     thread.join(RUN_DEADLINE_S)
-    assert made.driver == [("shutdown", 1, 1)]
     other = habits.WithHooks(None, "raw", "metadata", output_dir=tmp_path, overrides=["unknown=1", *given])
     with pytest.raises(ConfigurationError, match="There is no key unknown"):
         other.produce_processing_results_for_files_as_read()

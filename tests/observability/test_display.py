@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -105,6 +106,16 @@ def test_messages_are_shown_as_they_are() -> None:
             logging.ERROR, "[red]sub/[a].csv[/red] failed :smile:, in a line that is longer than the window"
         )
     assert "[red]sub/[a].csv[/red] failed :smile:, in a line that is longer than the window\n" in stream.getvalue()
+
+
+def test_what_a_topic_says_does_not_steer_the_terminal() -> None:
+    stream = io.StringIO()
+    with Display("title", Console(file=stream, force_terminal=True, width=200)) as display:
+        display.message(logging.ERROR, "a\x1b]0;mine\x07.csv: KeyError\n  File \x1b[2J")
+        display.progress(replace(BUSY, broker_trouble="\x1b[2Jaway"))
+    assert r"a\x1b]0;mine\x07.csv: KeyError" in stream.getvalue()
+    assert "\x1b]0" not in stream.getvalue()
+    assert "\x1b[2J" not in stream.getvalue()
 
 
 def test_trouble_with_the_broker_is_said_once_when_it_begins_and_ends() -> None:

@@ -14,7 +14,7 @@ from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.core.replay_plan import FailedFile, Refusal, ReplayPlan
 from ray_reproducer.observability import replay_report
-from ray_reproducer.observability.replay_report import MAX_LISTED, MAX_NAMED, plan_lines, printable
+from ray_reproducer.observability.replay_report import MAX_LISTED, MAX_NAMED, plan_lines
 from tests.core.test_replay_plan import version
 
 NAMES = {"extractor": "mine", "results": "metadata", "dead_letters": "metadata.dead_letters"}
@@ -85,13 +85,20 @@ def test_that_there_is_nothing_is_said_with_the_reason() -> None:
         "  3 files failed in another extractor: replay.extractor=other",
     ]
 
-
-def test_rule_2_what_could_steer_a_terminal_is_shown() -> None:
-    assert printable("\x1b[2Jü\n\u202eabc\x07") == r"\x1b[2Jü\n\u202eabc\x07"
     evil = failed("\x1b]0;x\x07", reason="\x1b[31m", error="\x1b[2J[bold]x[/bold]\nline")
     for text in (shown([evil]), shown([evil], details=True), shown([evil], width=100, details=True)):
         assert "\x1b" not in text
         assert "[bold]x[/bold] line" in text
+
+
+@pytest.mark.parametrize("details", [False, True])
+def test_rule_2_what_could_steer_a_terminal_is_shown(details: bool) -> None:
+    steering = failed("\x1b[2Jü\n\u202eabc.csv", "time\x07out", "\x1b]0;slow")
+    text = shown([steering], details=details) + "\n".join(
+        plan_lines(ReplayPlan(refusals=(Refusal(steering, "no"),)), "m", "r")
+    )
+    assert r"\x1b[2Jü" in text
+    assert not set(text) & set("\x1b\x07\u202e")
 
 
 @pytest.mark.parametrize("details", [False, True])
