@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from ray_reproducer.extractor_loading import load, put_working_directory_first, 
 from ray_reproducer.hydra_command import Command, run_command
 from ray_reproducer.launch import launch, was_stopped
 
+_LOG: Final = logging.getLogger("ray_reproducer.app")
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
@@ -66,6 +68,8 @@ def prepared(plain: dict[str, Any]) -> tuple[PipelineSettings, RaySettings]:
     with _stdout_on_stderr():
         extractor = load(plain["extractor"], name, run_arguments(plain, name))
     settings = pipeline_settings(plain, extractor)
+    for hook in extractor.driver_hooks:
+        _LOG.warning("%s is called only if the class runs by its own command line (python -m MODULE), not here.", hook)
     env = plain["ray"]["runtime_env"]
     if plain["ray"]["mode"] is RayMode.cluster:
         env = runtime_env_with_code(env, extractor.module_file)

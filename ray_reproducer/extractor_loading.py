@@ -32,6 +32,7 @@ Extract = Callable[[Any], Any]
 """What runs on the workers: from a datafile to its metadata."""
 TARGET_KEY: Final = "_target_"
 _METHOD: Final = "_get_metadata_dict_for_file"
+_DRIVER_HOOKS: Final = ("_on_check", "_on_result_produced", "_on_shutdown")
 _JOB_MARK: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the environment of a submitted job, which has brought its working directory along."""
 
@@ -45,12 +46,14 @@ class LoadedExtractor:
         pickled: the callable, pickled by Ray's cloudpickle.
         sys_path: directories that workers on this machine put first on ``sys.path``.
         module_file: where the code is; None if that is unknown.
+        driver_hooks: methods of the user's class that only a run of its own would call, in the driver.
     """
 
     name: str
     pickled: bytes
     sys_path: tuple[str, ...]
     module_file: Path | None
+    driver_hooks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,18 @@ def prepare(extract: Extract, name: str) -> LoadedExtractor:
         ExtractorError: it can't be pickled; the message names the attribute or variable that can't.
     """
     return LoadedExtractor(
-        name=name, pickled=_pickle(extract, name), sys_path=worker_sys_path(), module_file=_module_file(extract)
+        name=name,
+        pickled=_pickle(extract, name),
+        sys_path=worker_sys_path(),
+        module_file=_module_file(extract),
+        driver_hooks=_driver_hooks(getattr(extract, "__self__", extract)),
     )
+
+
+def _driver_hooks(owner: object) -> tuple[str, ...]:
+    methods = [getattr(type(owner), name, None) for name in _DRIVER_HOOKS]
+    theirs = [method for method in methods if method and method.__module__.partition(".")[0] != __package__]
+    return tuple(method.__qualname__ for method in theirs)
 
 
 def worker_sys_path() -> tuple[str, ...]:

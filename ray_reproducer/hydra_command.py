@@ -49,7 +49,7 @@ _BROKERS: Final = re.compile(
 )
 """An override with a list of brokers that is neither quoted, nor one of Hydra's lists or functions, nor from the
 environment."""
-_BADNESS: Final = (0, 3, 4, 2, 1)
+_BADNESS: Final = (0, 3, 5, 4, 2, 1)
 """Exit codes from good to bad, to choose the one of a multirun; others are worse."""
 
 

@@ -301,6 +301,23 @@ def test_an_extractor_that_cannot_be_imported(
     assert "Traceback" not in ended.err
 
 
+def test_hooks_that_only_a_run_of_the_class_itself_would_call_are_named(
+    directory: Path, run: Run, launched: list[tuple[PipelineSettings, RaySettings]], caplog: pytest.LogCaptureFixture
+) -> None:
+    module = (
+        "from ray_reproducer import MetadataJSONReproducer\n"
+        "class Lines(MetadataJSONReproducer):\n"
+        "    def _get_metadata_dict_for_file(self, datafile): return {}\n"
+        "    def _failed_computing_processing_result(self, datafile, lock): pass\n"
+        "    def _on_result_produced(self, relative_filepath, metadata): pass\n"
+    )
+    write(directory, {"lab_class.py": module, "conf/extractor/mine.yaml": "_target_: lab_class.Lines\n"})
+    assert run("+extractor=mine", *BROKER).code == 0
+    assert launched
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "ray_reproducer.app"]
+    assert said.startswith("Lines._on_result_produced is called only if the class runs by its own command line")
+
+
 def test_a_multirun_runs_every_job_and_ends_with_the_worst_code(
     directory: Path, run: Run, launched: list[tuple[PipelineSettings, RaySettings]]
 ) -> None:

@@ -27,6 +27,8 @@ _LOCAL_ENVIRONMENT: Final = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 
+_PRIVATE: Final = "ray_reproducer_private"
+"""Resource of a Ray of our own: who looks for a cluster on this machine ("auto") finds that as well."""
 _ROUNDING: Final = 1e-9
 """So that 0.3 cores fit ten times into three."""
 PROBE_TIMEOUT_S: Final = 5.0
@@ -96,6 +98,7 @@ def _connect(settings: RaySettings) -> None:
             include_dashboard=False,
             num_cpus=settings.num_cpus,
             object_store_memory=settings.object_store_memory_bytes,
+            resources={_PRIVATE: 1},
         )
     else:
         options["address"] = address = settings.address or os.environ.get("RAY_ADDRESS") or "auto"
@@ -111,6 +114,12 @@ def _connect(settings: RaySettings) -> None:
             if settings.mode == "cluster"
             else "Is there enough memory and room in /tmp and /dev/shm?",
         ) from error
+    if settings.mode == "cluster" and _PRIVATE in ray.cluster_resources():
+        ray.shutdown()
+        raise PipelineError(
+            f"the Ray found at {options['address']} is no cluster: another run of ray_reproducer has it for itself",
+            hint="Start one with `ray start --head`, or name one by ray.address=HOST:PORT; ray=local has its own.",
+        )
     _started.settings = settings if settings.mode == "local" else None
     _started.address = ray.get_runtime_context().gcs_address
 

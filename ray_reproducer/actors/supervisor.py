@@ -53,6 +53,8 @@ LONGEST_PAUSE_S: Final = 10.0
 """The longest pause before the next life, after 1, 2, 4 ... seconds."""
 EXIT_DEAD_LETTERS: Final = 3
 """Exit code of a drain that left dead letters, held files, or found that data was lost before it was read."""
+EXIT_NOT_DRAINED: Final = 5
+"""Exit code of a drain that was stopped before its end: who waits for all files must not take that for the end."""
 
 
 class Observer(Protocol):
@@ -124,14 +126,21 @@ def run(
     with Uploading(settings, observer.message) as uploading:
         supervision = _Supervision(uploading.settings, observer, stop, uploading, make_fleet)
         progress = supervision.run()
-    failed = progress.dead_letters + progress.held + progress.offsets_lost > 0
     return Summary(
         progress=progress,
         seconds=time.monotonic() - began,
-        exit_code=EXIT_DEAD_LETTERS if settings.run_mode == "drain" and failed else 1 if uploading.failures else 0,
+        exit_code=_exit_code(settings, progress, uploading.failures),
         stopped=stop.graceful,
         upload_failures=uploading.failures,
     )
+
+
+def _exit_code(settings: PipelineSettings, progress: Progress, upload_failures: int) -> int:
+    if settings.run_mode == "drain" and not progress.drained:
+        return EXIT_NOT_DRAINED
+    if settings.run_mode == "drain" and progress.dead_letters + progress.held + progress.offsets_lost > 0:
+        return EXIT_DEAD_LETTERS
+    return 1 if upload_failures else 0
 
 
 class _Supervision:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import MY_LAB, Files, Program, function_of, local_results, write_files
@@ -94,3 +96,24 @@ def test_a_reader_that_goes_away_stops_the_program(workspace: Path, start_progra
     assert program.process.returncode == 0, err
     assert "Traceback" not in err
     assert "Broken pipe" not in err
+
+
+def test_a_ray_that_another_run_has_for_itself_is_no_cluster(
+    workspace: Path, start_program: Callable[..., Program]
+) -> None:
+    write_files(workspace / "data", {"a.txt": b"1"})
+    common = ["+extractor=mine", "kafka=embedded", "upload.path=data"]
+    running = start_program(*common)
+    address = wait_until(lambda: gcs_address(running), STOP_DEADLINE_S, "its Ray")
+    wait_until(lambda: "1 files done" in running.err(), STOP_DEADLINE_S, "its file")
+    code, _, err = start_program(*common, "ray=cluster", f"ray.address={address}", RAY_AUTH_MODE="disabled").wait()
+    assert code == 1
+    assert f"the Ray found at {address} is no cluster: another run of ray_reproducer has it for itself" in err
+    assert running.process.poll() is None
+
+
+def gcs_address(program: Program) -> str:
+    """Where the Ray of a program's own is; "" if there is none yet."""
+    family = psutil.Process(program.process.pid).children(recursive=True)
+    found = (re.search(r"--gcs-address=(\S+)", " ".join(process.cmdline())) for process in family)
+    return next((match[1] for match in found if match), "")
