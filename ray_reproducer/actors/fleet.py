@@ -247,7 +247,15 @@ class Fleet:
         return result(reference, START_TIMEOUT_S, self._to_end)
 
     def _tell(self, method: str, *arguments: object) -> None:
-        self._answer(getattr(self._committer, method).remote(*arguments))
+        asked_at_s = time.monotonic()
+
+        def to_end() -> bool:
+            if self._started:  # it takes a moment then; a start waits for the broker
+                self._expect_answer("the committer", asked_at_s)
+            return self._to_end()
+
+        timeout_s = max(START_TIMEOUT_S, 2 * self._settings.actor_timeout_s)
+        result(getattr(self._committer, method).remote(*arguments), timeout_s, to_end)
 
     def _shares(self, starts: Mapping[int, PartitionStart]) -> list[dict[int, PartitionStart]]:
         """Deal the partitions out to the consumers."""

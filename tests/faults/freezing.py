@@ -12,7 +12,7 @@ from tests.faults import processes
 from tests.faults.dying import LOCAL, RESTART
 from tests.faults.fault import Fault, register
 from tests.faults.plan import Batch
-from tests.faults.rig import RECOVERY_S, RESULT_PARTITIONS, Rig
+from tests.faults.rig import ACTOR_TIMEOUT_S, RECOVERY_S, RESULT_PARTITIONS, Rig
 from tests.faults.watching import has_open_transaction
 from tests.waiting import wait_until
 
@@ -88,6 +88,40 @@ class FreezeTree(Fault):
             processes.resume(family)
 
 
+class _FreezePastActorTimeout(Fault):
+    """SIGSTOP, until the program says that it has noticed."""
+
+    role: ClassVar[str]
+    weight = RESTART
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """See the class."""
+        said = f"has not answered for actor_timeout={ACTOR_TIMEOUT_S} s"
+        before = rig.running().err().count(said)
+        victims = rig.processes_of(self.role)[:1]
+        processes.suspend(victims)
+        try:
+            wait_until(lambda: rig.running().err().count(said) > before, RECOVERY_S, f"the program to say: {said}")
+        finally:
+            processes.resume(victims)
+
+
+@register
+class FreezeConsumerPastActorTimeout(_FreezePastActorTimeout):
+    """A consumer: nothing else stands still."""
+
+    name = "freeze consumer past actor timeout"
+    role = "consumer"
+
+
+@register
+class FreezeCommitterPastActorTimeout(_FreezePastActorTimeout):
+    """The committer: if it lives on, it wakes up fenced."""
+
+    name = "freeze committer past actor timeout"
+    role = "committer"
+
+
 @register
 class FreezePastTransactionTimeout(Fault):
     """The committer in an open transaction, until the broker has aborted it; it wakes up fenced by nobody."""
@@ -133,6 +167,7 @@ class SecondInstance(Fault):
         err = first.err()
         assert first.process.returncode == EXIT_FENCED, err
         assert f"another instance with group_id={rig.group} has taken over" in err, err
+        assert f"it is process {rig.running().process.pid} on " in err, err
 
 
 def _stopped_with_work(rig: Rig) -> list[psutil.Process]:

@@ -47,6 +47,8 @@ TIMEOUT_S: Final = 4.0
 """``extraction.timeout``: costs so much for each file that hangs."""
 TRANSACTION_TIMEOUT_MS: Final = 6_000
 """So that the broker aborts by itself within a test's time."""
+ACTOR_TIMEOUT_S: Final = 10
+"""``actor_timeout``, in seconds: a third of the default, and three times as long as what short faults freeze."""
 RAY_GIVES_UP_S: Final = 10
 """How long Ray's processes look for their control service before they end; 60 by default."""
 OBJECT_STORE_BYTES: Final = 150_000_000
@@ -169,6 +171,7 @@ class Rig:
             "consumers=2",
             *self._ray(),
             f"extraction.timeout={TIMEOUT_S}",
+            f"actor_timeout={ACTOR_TIMEOUT_S}",
             "extraction.max_batch_files=8",
             f"producer.transaction.timeout.ms={TRANSACTION_TIMEOUT_MS}",
             *self.overrides,
