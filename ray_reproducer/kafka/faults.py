@@ -111,6 +111,14 @@ def is_forbidden(error: KafkaError) -> bool:
     return error.code() in _FORBIDDEN
 
 
+def is_of_group(error: KafkaError) -> bool:
+    """Whether the broker denies us the right on a group.
+
+    The client library asks for the group's coordinator though nobody needs it to read partitions that are assigned.
+    """
+    return error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+
+
 def is_too_large(error: KafkaError) -> bool:
     """Whether a record, or a batch of them, is larger than client or broker allow."""
     return error.code() in _TOO_LARGE

@@ -97,6 +97,8 @@ class TopicReading:
             error = message.error()
             if error is None:
                 take(message)
+            elif faults.is_of_group(error):
+                continue
             elif faults.is_forbidden(error):
                 raise ForbiddenError(
                     f"not allowed to read {message.topic()}, which tells what is finished: {faults.text(error)}",

@@ -186,6 +186,8 @@ class Source:
         if error.code() == faults.OFFSET_GONE and partition is not None and offset is not None:
             self._lost[partition] = offset
             return self._resume_lost()
+        if faults.is_of_group(error):
+            return None
         if faults.is_forbidden(error):
             raise BrokerError(
                 f"not allowed to read the topic {self._topic}: {faults.text(error)}",

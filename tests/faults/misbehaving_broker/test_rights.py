@@ -6,16 +6,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin._acl import AclOperation
 from confluent_kafka.admin._resource import ResourceType
 
+from ray_reproducer.core.chunk import FileVersion
+from ray_reproducer.core.errors import BrokerError, ForbiddenError
+from ray_reproducer.core.live_letters import LiveLetters
+from ray_reproducer.core.outcome import Failure, Origin, dead_letter
+from ray_reproducer.kafka import finished_lately
+from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.dead_letters import DeadLetterReader
+from ray_reproducer.kafka.faults import Health
 from tests.faults.broker import PrivateBroker
 from tests.faults.misbehaving_broker.lab import Lab
+from tests.kafka.reading import ignore
 from tests.program import Program
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
+NOW = "2026-01-02T03:04:05Z"
+VERSION = FileVersion("", "a.csv", "", bytes(range(64)), 1)
 DEADLINE_S = 150.0
 """How long a busy machine may take for a start of Ray, and for what the test waits for then."""
 
@@ -64,6 +76,27 @@ def test_rights_that_are_revoked_are_named_and_the_next_start_goes_on(lab: Lab) 
     code, _, err = lab.start_as_user("run=drain").wait()
     assert code == 0, err
     assert lab.has_results()
+
+
+def test_reading_needs_rights_on_the_topic_and_on_no_group(lab: Lab) -> None:
+    clients = ClientConfigs.from_settings(lab.broker.secured_settings)
+    tag = finished_lately.tag("g", bytes(16))
+    outcome = dead_letter(VERSION, Failure("timeout", "slow"), {0: [0]}, Origin("raw", bytes(16), "mine", "test"), NOW)
+    producer = Producer({"bootstrap.servers": lab.broker.direct_servers})
+    headers: list[tuple[str, str | bytes | None]] = list(finished_lately.headers(tag, VERSION.id))
+    producer.produce(lab.dead_letters, outcome.value, outcome.key, headers=headers)
+    assert producer.flush(DEADLINE_S) == 0
+
+    letters = LiveLetters()
+    DeadLetterReader(clients, lab.dead_letters, letters, ignore).refresh()
+    assert [letter.letter.reason for letter in letters] == ["timeout"]
+    told = finished_lately.version_ids(clients, (lab.dead_letters,), tag, 10, Health(ignore), lambda _: None)
+    assert told.finished == [VERSION.id]
+    lab.broker.revoke(ResourceType.TOPIC, lab.dead_letters, AclOperation.READ)
+    with pytest.raises(BrokerError, match="not allowed to read the topic"):
+        DeadLetterReader(clients, lab.dead_letters, LiveLetters(), ignore).refresh()
+    with pytest.raises(ForbiddenError):
+        finished_lately.version_ids(clients, (lab.dead_letters,), tag, 10, Health(ignore), lambda _: None)
 
 
 def test_a_password_that_is_revoked_is_said_and_the_program_goes_on_when_it_is_valid_again(lab: Lab) -> None:
