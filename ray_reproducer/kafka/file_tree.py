@@ -34,7 +34,25 @@ def walk(
         on_problem: called with a relative path and a reason for what can't be listed.
         on_skipped: called for each link, and for whatever else is neither file nor directory.
     """
-    yield from _walk(root, "", on_problem, on_skipped)
+    # Not by recursion: a tree may be deeper than Python's stack.
+    waiting = [""]
+    while waiting:
+        relative = waiting.pop()
+        try:
+            with os.scandir(root / relative) as listing:
+                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            on_problem(relative or ".", f"can't be listed: {error.strerror}")
+            continue
+        directories = []
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                yield FoundFile(Path(entry.path), f"{relative}{entry.name}")
+            elif entry.is_dir(follow_symlinks=False):
+                directories.append(f"{relative}{entry.name}/")
+            else:
+                on_skipped()
+        waiting.extend(reversed(directories))
 
 
 def name_problem(relative: str) -> str:
@@ -49,22 +67,3 @@ def name_problem(relative: str) -> str:
 def printable(relative: str) -> str:
     """Return a path as text that can be printed, whatever its bytes are."""
     return os.fsencode(relative).decode("utf-8", "backslashreplace")
-
-
-def _walk(
-    directory: Path, relative: str, on_problem: Callable[[str, str], None], on_skipped: Callable[[], None]
-) -> Iterator[FoundFile]:
-    try:
-        with os.scandir(directory) as listing:
-            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        on_problem(relative or ".", f"can't be listed: {error.strerror}")
-        return
-    for entry in entries:
-        if entry.is_file(follow_symlinks=False):
-            yield FoundFile(Path(entry.path), f"{relative}{entry.name}")
-        elif not entry.is_dir(follow_symlinks=False):
-            on_skipped()
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), f"{relative}{entry.name}/", on_problem, on_skipped)
