@@ -3,7 +3,8 @@
 Rules:
 
 1. The tree is walked in order: the files of a directory by name, then its subdirectories by name. Links are not
-   followed. A file is sent if its path relative to the root matches the beginning of the regular expression.
+   followed, also if one takes a file's place meanwhile (``file_tree``). A file is sent if its path relative to the
+   root matches the beginning of the regular expression.
 2. A file is read twice, once for its hash and once to be sent, never whole into memory (a file of one chunk: once).
    If it was changed in between, it counts as failed.
 3. A file is complete when the broker has acknowledged all of its chunks. What can't be read, named or delivered
@@ -18,7 +19,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -147,7 +148,7 @@ def measure(path: Path, filepath_regex: str | None = None) -> tuple[int, int]:
     for found in file_tree.walk(path, lambda _path, _reason: None):
         if pattern is None or pattern.match(found.relative):
             with suppress(OSError):  # the upload itself will say it
-                size = found.path.stat().st_size
+                size = found.size_bytes()
                 files += size > 0
                 size_bytes += size
     return files, size_bytes
@@ -200,12 +201,13 @@ class _Upload:
 
     def run(self, pattern: re.Pattern[str] | None) -> UploadSummary:
         try:
-            for found in file_tree.walk(self._root, self._fail, self._skip):
-                if pattern is None or pattern.match(found.relative):
-                    self._send_file(found)
-                else:
-                    self.summary.files_filtered += 1
-                self._tell()
+            with closing(file_tree.walk(self._root, self._fail, self._skip)) as tree:
+                for found in tree:
+                    if pattern is None or pattern.match(found.relative):
+                        self._send_file(found)
+                    else:
+                        self.summary.files_filtered += 1
+                    self._tell()
         except _StoppedError:
             self.summary.stopped = True
         except BaseException:
@@ -222,7 +224,7 @@ class _Upload:
             self._fail(found.relative, problem)
             return
         try:
-            with found.path.open("rb", buffering=0) as file:
+            with found.open() as file:
                 self._send_content(file, found.relative)
         except OSError as error:
             self._fail(found.relative, f"can't be read: {error.strerror or error}")

@@ -84,6 +84,32 @@ def test_rule_1_links_are_not_followed(embedded: ClientConfigs, tmp_path: Path) 
     assert summary.links == 4
 
 
+def test_rule_1_what_becomes_a_link_or_a_pipe_before_its_turn_is_a_failure_and_the_others_go_on(
+    embedded: ClientConfigs, tmp_path: Path
+) -> None:
+    files = ["tree/a", "tree/link", "tree/pipe", "tree/z", "tree/d/in", "outside/secret", "outside/in"]
+    _write(tmp_path, dict.fromkeys(files, b"x"))
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+
+    def change(_sent_bytes: int) -> None:
+        if (tree / "link").is_symlink():
+            return
+        (tree / "link").unlink()
+        (tree / "link").symlink_to(outside / "secret")
+        (tree / "pipe").unlink()
+        os.mkfifo(tree / "pipe")
+        (tree / "d").rename(tree / "moved")
+        (tree / "d").symlink_to(outside, target_is_directory=True)
+
+    summary = upload_directory(embedded, "raw", tree, window=change)
+    assert set(_rebuild(embedded)) == {"a", "z"}
+    assert [str(failure) for failure in summary.failures] == [
+        "link: can't be read: it was listed as a file and is none any more",
+        "pipe: can't be read: it was listed as a file and is none any more",
+        "d/: can't be listed: Not a directory",
+    ]
+
+
 def test_rule_1_the_regular_expression_matches_the_beginning_of_the_path(
     embedded: ClientConfigs, tmp_path: Path
 ) -> None:
@@ -116,14 +142,14 @@ def test_rule_3_what_cannot_be_opened_is_a_failure(
     embedded: ClientConfigs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write(tmp_path, {"closed": b"x", "fine": b"y"})
-    really_open = Path.open
+    really_open = os.open
 
-    def refuse(path: Path, *arguments: object, **keywords: object) -> object:
-        if path.name == "closed":
-            raise PermissionError(13, "Permission denied", str(path))
-        return really_open(path, *arguments, **keywords)  # type: ignore[call-overload]
+    def refuse(path: str, flags: int, *, dir_fd: int | None = None) -> int:
+        if path == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return really_open(path, flags, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     summary = upload_directory(embedded, "raw", tmp_path)
     assert [str(failure) for failure in summary.failures] == ["closed: can't be read: Permission denied"]
     assert summary.files == 1
