@@ -37,9 +37,15 @@ DEFAULT_CHUNK_BYTES: Final = 524_288
 _BLOCK_BYTES: Final = 1024 * 1024
 """How much is read at a time for the hash."""
 _QUEUE_KBYTES: Final = 64 * 1024
-"""What may wait for the broker in the client library; its own limit is 1 GB."""
-_OVERHEAD_BYTES: Final = 8 * 1024
-"""Room in a message for all that is not the chunk's data: two hashes, a path of at most 4 kB, the key."""
+"""What may wait for the broker in the client library, or one message, if that is more; its own limit is 1 GB."""
+_KBYTE: Final = 1024
+"""Bytes of what the client library calls a kbyte."""
+_OVERHEAD_BYTES: Final = 12 * 1024
+"""Room in a message for all that is not the chunk's data: two hashes, a path of at most 4 kB, the key with it again."""
+_TOO_LARGE_FOR_QUEUE: Final = (
+    "was not delivered: a message of it is larger than the client's whole queue; "
+    "raise producer.queue.buffering.max.kbytes, or lower the chunk size"
+)
 _LIBRARY_MESSAGE_BYTES: Final = 1_000_000
 """The client library's own limit for one message."""
 _PROGRESS_S: Final = 0.1
@@ -192,10 +198,11 @@ class _Upload:
         self._began_s = time.monotonic()
         self._told_s = 0.0
         self.summary = UploadSummary()
+        message_bytes = chunk_size_bytes + _OVERHEAD_BYTES
         ours = {
             "linger.ms": 20,
-            "queue.buffering.max.kbytes": _QUEUE_KBYTES,
-            "message.max.bytes": max(_LIBRARY_MESSAGE_BYTES, chunk_size_bytes + _OVERHEAD_BYTES),
+            "queue.buffering.max.kbytes": max(_QUEUE_KBYTES, -(-message_bytes // _KBYTE)),
+            "message.max.bytes": max(_LIBRARY_MESSAGE_BYTES, message_bytes),
         }
         self._producer: Producer = open_producer(clients.for_producer(**ours), self._health.on_error)
 
@@ -278,10 +285,15 @@ class _Upload:
 
         pending.unacknowledged += 1
         while True:
+            is_empty = len(self._producer) == 0
             try:
                 self._producer.produce(self._topic, value, key, on_delivery=on_delivery)
                 break
             except BufferError:
+                if is_empty:  # there is nothing to wait for
+                    pending.unacknowledged -= 1
+                    self._fail_pending(pending, _TOO_LARGE_FOR_QUEUE)
+                    break
                 self._producer.poll(_WAIT_S)
                 self._look_whether_to_stop()
             except KafkaException as exception:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from ray_reproducer.config import MAX_CHUNK_BYTES
 from ray_reproducer.core.chunk import decode
 from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.kafka import upload as module
@@ -17,12 +20,21 @@ from ray_reproducer.kafka.file_tree import walk
 from ray_reproducer.kafka.upload import UploadCancelledError, UploadSummary, measure, upload_directory
 from tests.kafka.reading import read_all
 
+STUCK_S = 20.0
+"""Longer than any upload of these tests takes, in seconds."""
+
 
 def _write(root: Path, files: dict[str, bytes]) -> None:
     for relative, content in files.items():
         path = root / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def _stuck() -> Callable[[], bool]:
+    """Say when an upload has taken so long that it will never end."""
+    deadline = time.monotonic() + STUCK_S
+    return lambda: time.monotonic() > deadline
 
 
 def _rebuild(clients: ClientConfigs) -> dict[str, bytes]:
@@ -244,6 +256,9 @@ def test_no_permission_ends_the_upload_at_once(
         def poll(self, _timeout: float) -> int:
             return 0
 
+        def __len__(self) -> int:
+            return 0
+
         def purge(self) -> None: ...
 
     monkeypatch.setattr(module, "open_producer", lambda *_: Forbidding())
@@ -255,3 +270,24 @@ def test_more_than_the_clients_queue_holds(embedded: ClientConfigs, tmp_path: Pa
     _write(tmp_path, {"a": bytes(100_000)})
     tight = ClientConfigs(common=embedded.common, producer={"queue.buffering.max.messages": 10})
     assert upload_directory(tight, "raw", tmp_path, chunk_size_bytes=500).messages == 200
+
+
+def test_the_largest_chunk_that_the_settings_allow_fits_into_the_clients_queue(
+    embedded: ClientConfigs, tmp_path: Path
+) -> None:
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(MAX_CHUNK_BYTES)
+    summary = upload_directory(embedded, "raw", tmp_path, chunk_size_bytes=MAX_CHUNK_BYTES, should_stop=_stuck())
+    assert (summary.files, summary.messages, summary.failures, summary.stopped) == (1, 1, [], False)
+
+
+def test_rule_3_a_message_that_is_larger_than_the_users_queue_is_a_failure_and_the_others_go_on(
+    embedded: ClientConfigs, tmp_path: Path
+) -> None:
+    _write(tmp_path, {"a": b"x", "big": bytes(5000), "z": b"y"})
+    tight = ClientConfigs(common=embedded.common, producer={"queue.buffering.max.kbytes": 2})
+    summary = upload_directory(tight, "raw", tmp_path, should_stop=_stuck())
+    (failure,) = summary.failures
+    assert str(failure).startswith("big: was not delivered: a message of it is larger than the client's whole queue")
+    assert (summary.files, summary.files_unfinished, summary.stopped) == (2, 0, False)
+    assert set(_rebuild(embedded)) == {"a", "z"}
