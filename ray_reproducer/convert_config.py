@@ -162,6 +162,10 @@ def _quoted(name: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The directory {path.parent} can't be made: {error.strerror}.") from error
+    try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
@@ -176,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes an OpenMSIStream configuration file as one for `python -m ray_reproducer`.",
     )
     parser.add_argument("config", type=config_path, help="the file, or its name as --config takes it")
-    parser.add_argument("--output", type=Path, help="the new file, conf/kafka/NAME.yaml; by default it is printed")
+    parser.add_argument("--output", type=Path, help="the new file, conf/kafka/NAME.yaml; otherwise it is printed")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,8 +63,7 @@ def test_the_program_gets_the_same_client_settings_from_the_new_file(
     old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     conf = old.parent / "conf" / "kafka"
-    conf.mkdir(parents=True)
-    assert main([str(old), "--output", str(conf / "lab.yaml")]) == 0
+    assert main(["old.config", "--output", "conf/kafka/lab.yaml"]) == 0, "in a fresh directory, as the README says"
     out, err = capsys.readouterr()
     written = (conf / "lab.yaml").read_text(encoding="utf-8")
     assert "hush" not in written + out + err
@@ -170,5 +170,19 @@ def test_nothing_is_overwritten(old: Path, capsys: pytest.CaptureFixture[str]) -
     assert main([str(old), "--output", str(target)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert target.read_text(encoding="utf-8") == "mine"
-    assert main([str(old), "--output", str(old.parent / "nowhere" / "new.yaml")]) == 2
-    assert "can't be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_what_can_not_be_written_is_said(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (old.parent / "file").touch()
+    for directory in ("file", "file/below"):
+        assert main([str(old), "--output", str(old.parent / directory / "new.yaml")]) == 2
+        assert re.search("The directory .*/file.* can't be made", capsys.readouterr().err)
+    long = "n" * 300 + ".yaml"
+    assert main([str(old), "--output", str(old.parent / long)]) == 2
+    assert "can't be written: File name too long" in capsys.readouterr().err
+
+
+def test_a_file_that_can_not_be_converted_leaves_no_directory(old: Path) -> None:
+    old.write_text("[broker]\n", encoding="utf-8")
+    assert main([str(old), "--output", str(old.parent / "conf" / "new.yaml")]) == 2
+    assert not (old.parent / "conf").exists()
