@@ -65,7 +65,9 @@ $choices
 More
   --cfg job            the configuration that a command line makes, without running it
   HYDRA_FULL_ERROR=1   in the environment: errors with their traceback
-  Exit codes           0 all well, 1 a file failed, 2 wrong settings
+  Exit codes           0 all well, 1 a file failed, or error of broker or topic, 2 wrong settings,
+                       130 stopped by Ctrl-C, 143 by SIGTERM
+  Ctrl-C or SIGTERM    once: finish what is on its way, leave; twice: leave now
 """)
 
 _REPLAY: Final = Template("""\

@@ -3,8 +3,8 @@
 Rules:
 
 1. The clients get the same settings by the new file as by the old one, and a new group begins at the same place.
-2. An environment variable stays one: ``$A`` becomes ``${oc.env:A}``. No secret is written: one that stands in the old
-   file becomes a variable, and a note says which.
+2. An environment variable stays one: ``$A`` becomes ``${oc.env:A}``; any other ``${`` stays text. No secret is
+   written: one that stands in the old file becomes a variable, and a note says which.
 3. What isn't converted is said, with the reason.
 """
 
@@ -23,11 +23,20 @@ from ray_reproducer.command_line import CREATE_NEW, config_path
 from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.error_report import guarded, ours
 from ray_reproducer.kafka.properties import is_secret
-from ray_reproducer.openmsistream_config import VARIABLE, OpenMSIStreamConfig, interpret, written_sections
+from ray_reproducer.openmsistream_config import (
+    VARIABLE,
+    OpenMSIStreamConfig,
+    interpret,
+    variable_name,
+    written_sections,
+)
 
 _BESIDE: Final = ("heartbeat", "log")
 _ENVIRONMENT_ONLY: Final = re.compile(r"^\$\{oc\.env:[A-Za-z_]\w*\}$")
-_INTERPOLATION: Final = re.compile(r"(\\*)\$\{")
+_INTERPOLATION: Final = re.compile(r"(?P<slashes>\\*)\$\{")
+_VARIABLE_OR_INTERPOLATION: Final = re.compile(rf"(?P<slashes>\\*)(?:{VARIABLE.pattern}|\$\{{)", re.ASCII)
+_PLAIN_NAME: Final = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_]\w*", re.ASCII | re.IGNORECASE)
+"""A variable's name that OmegaConf takes for text without quotes."""
 _HEAD: Final = """\
 # @package _global_
 # What {old} says, for `python -m ray_reproducer`. As conf/kafka/{name}.yaml of your working directory:
@@ -123,9 +132,8 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(section: str, key: str, value: str, notes: list[str]) -> str:
-    converted = _INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", value)
-    if value.startswith("$"):
-        converted = VARIABLE.sub(lambda match: f"${{oc.env:{match[1].strip('{}')}}}", value)
+    found = _VARIABLE_OR_INTERPOLATION if value.startswith("$") else _INTERPOLATION
+    converted = found.sub(_for_omegaconf, value)
     if not is_secret(key) or _ENVIRONMENT_ONLY.match(converted):
         return converted
     words = ("kafka", key) if section == "broker" else ("kafka", section, key)
@@ -134,7 +142,29 @@ def _value(section: str, key: str, value: str, notes: list[str]) -> str:
     return f"${{oc.env:{variable}}}"
 
 
+def _for_omegaconf(match: re.Match[str]) -> str:
+    """Write a variable as OmegaConf's, and what looks like one as text; backslashes before either count double."""
+    slashes = match["slashes"] * 2
+    name = variable_name(match) if match.groupdict().get("name") else None
+    if name is None:
+        return f"{slashes}\\${{"
+    if not _PLAIN_NAME.fullmatch(name):
+        name = _quoted(name)
+    return f"{slashes}${{oc.env:{name}}}"
+
+
+def _quoted(name: str) -> str:
+    """Write a text in OmegaConf's quotes, in which backslashes count double before a quote, a ``${`` and the end."""
+    doubled = re.sub(r"(\\+)(?='|\$\{|\Z)", r"\1\1", name)
+    escaped = re.sub(r"'|\$\{", lambda match: f"\\{match[0]}", doubled)
+    return f"'{escaped}'"
+
+
 def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The directory {path.parent} can't be made: {error.strerror}.") from error
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -150,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes an OpenMSIStream configuration file as one for `python -m ray_reproducer`.",
     )
     parser.add_argument("config", type=config_path, help="the file, or its name as --config takes it")
-    parser.add_argument("--output", type=Path, help="the new file, conf/kafka/NAME.yaml; by default it is printed")
+    parser.add_argument("--output", type=Path, help="the new file, conf/kafka/NAME.yaml; otherwise it is printed")
     return parser
 
 

@@ -4,7 +4,8 @@ Rules:
 
 1. Sections ``[broker]``, ``[consumer]``, ``[producer]``; keys are librdkafka's, in lower case. Sections of programs
    that this one isn't are left alone, except ``[kafkacrypto]``: messages could not be read.
-2. A value that begins with ``$`` is an environment variable (``$A``, ``${A}/x``); one that isn't set is an error.
+2. A value that begins with ``$`` is an environment variable (``$A``), or several and text (``${A}/x$B``); one that
+   isn't set is an error.
 3. Serializers must be those that this program uses, because it uses them in any case.
 4. What this program decides by itself (committing, the group) is taken out, and said if it was set to something else.
 5. ``[heartbeat]`` and ``[log]`` are for the producers of heartbeats and log messages. One that names a broker stands
@@ -44,8 +45,8 @@ _AUTO_COMMIT: Final = (
     "enable.auto.offset.store",
 )
 _SECTIONS: Final = frozenset({"broker", "consumer", "producer", "kafkacrypto", "heartbeat", "log"})
-VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
-"""A variable in a value that begins with one: ``$A``, ``${A}``."""
+VARIABLE: Final = re.compile(r"\$(?P<name>\w+|\{[^}]*\})", re.ASCII)
+"""A variable in a value that begins with ``$``: ``$A``, ``${A}``."""
 
 
 @dataclass(frozen=True)
@@ -201,11 +202,18 @@ def _value(path: Path, section: str, key: str, value: str) -> str:
             f"{key} in [{section}] of {path} is taken from the environment variable {name}, which is not set.",
             hint=f"Set it: export {name}=...",
         )
-    return os.path.expandvars(value)
+    # Not os.path.expandvars: what it makes of "${B$C", a brace that is never closed, depends on Python's version.
+    return VARIABLE.sub(lambda match: os.environ[variable_name(match)], value)
+
+
+def variable_name(match: re.Match[str]) -> str:
+    """Return the name of the variable that ``VARIABLE`` has found."""
+    name = match["name"]
+    return name[1:-1] if name.startswith("{") else name
 
 
 def _variables(value: str) -> list[str]:
-    return [match.group(1).strip("{}") for match in VARIABLE.finditer(value)]
+    return [variable_name(match) for match in VARIABLE.finditer(value)]
 
 
 def _check_serializers(path: Path, section: str, settings: dict[str, str]) -> None:

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Exit code 0: all files are on the broker; 1: some are not, and each is named with its reason; 2: wrong settings;
-   130: stopped by Ctrl-C (or 143 by SIGTERM).
+1. Exit code 0: all files are on the broker; 1: some are not, and each is named with its reason, or an error of broker
+   or topic; 2: wrong settings; 130: stopped by Ctrl-C (or 143 by SIGTERM). The help names them all.
 2. The first Ctrl-C or SIGTERM ends the upload after what is on its way has arrived; the second ends it at once.
 """
 

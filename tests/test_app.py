@@ -97,7 +97,15 @@ def test_without_extractor_the_program_says_which_there_are_and_how_to_write_one
     ended = program(cwd=directory)
     assert ended.code == 2
     assert ended.out == ""
-    for word in ("file_info", "xrd_csv", "tabular", "mine  Counts lines.", "conf/extractor/mine.yaml", "def lines"):
+    for word in (
+        "file_info",
+        "guessed type, modification time.",
+        "xrd_csv",
+        "tabular",
+        "mine  Counts lines.",
+        "conf/extractor/mine.yaml",
+        "def lines",
+    ):
         assert word in ended.err
     assert "Traceback" not in ended.err
     assert sorted(path.name for path in directory.iterdir()) == ["conf"]

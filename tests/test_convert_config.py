@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from ray_reproducer.config import checked, pipeline_settings
 from ray_reproducer.config_schema import MAIN_CONFIG, AppConfig
-from ray_reproducer.convert_config import main
+from ray_reproducer.convert_config import convert, main
+from ray_reproducer.core.errors import ConfigurationError
 from ray_reproducer.extractor_loading import LoadedExtractor
 from ray_reproducer.hydra_command import compose
 from ray_reproducer.openmsistream_config import read_config
@@ -56,8 +63,7 @@ def test_the_program_gets_the_same_client_settings_from_the_new_file(
     old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     conf = old.parent / "conf" / "kafka"
-    conf.mkdir(parents=True)
-    assert main([str(old), "--output", str(conf / "lab.yaml")]) == 0
+    assert main(["old.config", "--output", "conf/kafka/lab.yaml"]) == 0, "in a fresh directory, as the README says"
     out, err = capsys.readouterr()
     written = (conf / "lab.yaml").read_text(encoding="utf-8")
     assert "hush" not in written + out + err
@@ -88,6 +94,43 @@ def test_the_program_gets_the_same_client_settings_from_the_new_file(
     # And a setting of it is changed as any other.
     changed = compose(MAIN_CONFIG, AppConfig, [*overrides, "kafka.bootstrap.servers=second:1"])
     assert changed.kafka.bootstrap.servers == "second:1"
+
+
+SET = {"A": "a", "B": "${A}\\", "AB": "$A", "1": "one", "null": "nothing", "{A": "brace", "A-B": "x y", "A\\": ""}
+"""What the environment holds: also names that mean something to OmegaConf, and values that look like variables."""
+
+
+@pytest.fixture(name="directory", scope="module")
+def _directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("values")
+
+
+PIECES = ["$", "${", "{", "}", "\\", "/", "'", '"', ":", ",", " ", *SET]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
+@example(r"$A\$B")
+@example("$A/${B")
+@example("${{A}")
+@example(r"\${A}")
+@example("$UNSET")
+@example("${A\\}${A'}")
+def test_rule_1_any_value_means_the_same_as_before(directory: Path, value: str) -> None:
+    old = directory / "any.config"
+    old.write_text(f"[broker]\nbootstrap.servers = host:9092\nsasl.username = {value}\n", encoding="utf-8")
+    with mock.patch.dict(os.environ, SET):
+        try:
+            expected = read_config(old).clients.common["sasl.username"]
+        except ConfigurationError as error:
+            assert "which is not set" in error.message
+            expected = None
+        converted = OmegaConf.create(convert(old, "any")[0])
+        try:
+            made = OmegaConf.select(converted, "kafka.sasl.username")
+        except InterpolationResolutionError as error:
+            assert "not found" in str(error)
+            made = None
+    assert made == expected
 
 
 def test_without_an_output_it_is_printed(old: Path) -> None:
@@ -127,5 +170,19 @@ def test_nothing_is_overwritten(old: Path, capsys: pytest.CaptureFixture[str]) -
     assert main([str(old), "--output", str(target)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert target.read_text(encoding="utf-8") == "mine"
-    assert main([str(old), "--output", str(old.parent / "nowhere" / "new.yaml")]) == 2
-    assert "can't be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_what_can_not_be_written_is_said(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (old.parent / "file").touch()
+    for directory in ("file", "file/below"):
+        assert main([str(old), "--output", str(old.parent / directory / "new.yaml")]) == 2
+        assert re.search("The directory .*/file.* can't be made", capsys.readouterr().err)
+    long = "n" * 300 + ".yaml"
+    assert main([str(old), "--output", str(old.parent / long)]) == 2
+    assert "can't be written: File name too long" in capsys.readouterr().err
+
+
+def test_a_file_that_can_not_be_converted_leaves_no_directory(old: Path) -> None:
+    old.write_text("[broker]\n", encoding="utf-8")
+    assert main([str(old), "--output", str(old.parent / "conf" / "new.yaml")]) == 2
+    assert not (old.parent / "conf").exists()

@@ -57,6 +57,18 @@ def test_a_configuration_file_is_read_as_openmsistream_does(config: Path, monkey
     assert "hush" not in repr(made)
 
 
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [(r"$A\$A", r"a\a"), ("$A/${B", "a/${B"), ("${B$A", "${Ba"), ("${{A}", "brace"), ("x$A", "x$A")],
+)
+def test_rule_2_a_value_that_begins_with_a_dollar_has_its_variables_replaced(
+    config: Path, monkeypatch: pytest.MonkeyPatch, value: str, meaning: str
+) -> None:
+    monkeypatch.setenv("A", "a")
+    monkeypatch.setenv("{A", "brace")
+    assert read(config, f"{CONFIG}client.id = {value}\n").clients.consumer["client.id"] == meaning
+
+
 def test_what_a_configuration_file_can_not_have(config: Path) -> None:
     with pytest.raises(ConfigurationError, match="SURELY_NOT_SET, which is not set"):
         read(config, "[broker]\nbootstrap.servers = $SURELY_NOT_SET\n")

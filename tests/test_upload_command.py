@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_reproducer.command_help import upload_help
 from ray_reproducer.kafka import admin
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.embedded import EmbeddedCluster
@@ -90,6 +91,13 @@ def test_rule_1_wrong_settings_end_in_2(servers: str, tree: Path, overrides: tup
     code, _, err = _run(servers, tree, *overrides)
     assert (code, "Traceback" in err) == (2, False), err
     assert said in err
+
+
+def test_rule_1_the_help_names_every_exit_code() -> None:
+    _, _, after = upload_help().partition("Exit codes")
+    said = " ".join(after.split())
+    codes = "0 all well, 1 a file failed, or error of broker or topic, 2 wrong settings, 130 stopped by Ctrl-C, 143"
+    assert said.startswith(codes)
 
 
 def test_a_missing_topic_is_not_made_if_that_is_not_wanted(servers: str, tree: Path) -> None:

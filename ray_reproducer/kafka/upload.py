@@ -3,7 +3,8 @@
 Rules:
 
 1. The tree is walked in order: the files of a directory by name, then its subdirectories by name. Links are not
-   followed. A file is sent if its path relative to the root matches the beginning of the regular expression.
+   followed, also if one takes a file's place meanwhile (``file_tree``). A file is sent if its path relative to the
+   root matches the beginning of the regular expression.
 2. A file is read twice, once for its hash and once to be sent, never whole into memory (a file of one chunk: once).
    If it was changed in between, it counts as failed.
 3. A file is complete when the broker has acknowledged all of its chunks. What can't be read, named or delivered
@@ -18,7 +19,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -36,9 +37,15 @@ DEFAULT_CHUNK_BYTES: Final = 524_288
 _BLOCK_BYTES: Final = 1024 * 1024
 """How much is read at a time for the hash."""
 _QUEUE_KBYTES: Final = 64 * 1024
-"""What may wait for the broker in the client library; its own limit is 1 GB."""
-_OVERHEAD_BYTES: Final = 8 * 1024
-"""Room in a message for all that is not the chunk's data: two hashes, a path of at most 4 kB, the key."""
+"""What may wait for the broker in the client library, or one message, if that is more; its own limit is 1 GB."""
+_KBYTE: Final = 1024
+"""Bytes of what the client library calls a kbyte."""
+_OVERHEAD_BYTES: Final = 12 * 1024
+"""Room in a message for all that is not the chunk's data: two hashes, a path of at most 4 kB, the key with it again."""
+_TOO_LARGE_FOR_QUEUE: Final = (
+    "was not delivered: a message of it is larger than the client's whole queue; "
+    "raise producer.queue.buffering.max.kbytes, or lower the chunk size"
+)
 _LIBRARY_MESSAGE_BYTES: Final = 1_000_000
 """The client library's own limit for one message."""
 _PROGRESS_S: Final = 0.1
@@ -147,7 +154,7 @@ def measure(path: Path, filepath_regex: str | None = None) -> tuple[int, int]:
     for found in file_tree.walk(path, lambda _path, _reason: None):
         if pattern is None or pattern.match(found.relative):
             with suppress(OSError):  # the upload itself will say it
-                size = found.path.stat().st_size
+                size = found.size_bytes()
                 files += size > 0
                 size_bytes += size
     return files, size_bytes
@@ -191,21 +198,23 @@ class _Upload:
         self._began_s = time.monotonic()
         self._told_s = 0.0
         self.summary = UploadSummary()
+        message_bytes = chunk_size_bytes + _OVERHEAD_BYTES
         ours = {
             "linger.ms": 20,
-            "queue.buffering.max.kbytes": _QUEUE_KBYTES,
-            "message.max.bytes": max(_LIBRARY_MESSAGE_BYTES, chunk_size_bytes + _OVERHEAD_BYTES),
+            "queue.buffering.max.kbytes": max(_QUEUE_KBYTES, -(-message_bytes // _KBYTE)),
+            "message.max.bytes": max(_LIBRARY_MESSAGE_BYTES, message_bytes),
         }
         self._producer: Producer = open_producer(clients.for_producer(**ours), self._health.on_error)
 
     def run(self, pattern: re.Pattern[str] | None) -> UploadSummary:
         try:
-            for found in file_tree.walk(self._root, self._fail, self._skip):
-                if pattern is None or pattern.match(found.relative):
-                    self._send_file(found)
-                else:
-                    self.summary.files_filtered += 1
-                self._tell()
+            with closing(file_tree.walk(self._root, self._fail, self._skip)) as tree:
+                for found in tree:
+                    if pattern is None or pattern.match(found.relative):
+                        self._send_file(found)
+                    else:
+                        self.summary.files_filtered += 1
+                    self._tell()
         except _StoppedError:
             self.summary.stopped = True
         except BaseException:
@@ -222,7 +231,7 @@ class _Upload:
             self._fail(found.relative, problem)
             return
         try:
-            with found.path.open("rb", buffering=0) as file:
+            with found.open() as file:
                 self._send_content(file, found.relative)
         except OSError as error:
             self._fail(found.relative, f"can't be read: {error.strerror or error}")
@@ -276,10 +285,15 @@ class _Upload:
 
         pending.unacknowledged += 1
         while True:
+            is_empty = len(self._producer) == 0
             try:
                 self._producer.produce(self._topic, value, key, on_delivery=on_delivery)
                 break
             except BufferError:
+                if is_empty:  # there is nothing to wait for
+                    pending.unacknowledged -= 1
+                    self._fail_pending(pending, _TOO_LARGE_FOR_QUEUE)
+                    break
                 self._producer.poll(_WAIT_S)
                 self._look_whether_to_stop()
             except KafkaException as exception:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from ray_reproducer.config import MAX_CHUNK_BYTES
 from ray_reproducer.core.chunk import decode
 from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.kafka import upload as module
@@ -17,12 +20,21 @@ from ray_reproducer.kafka.file_tree import walk
 from ray_reproducer.kafka.upload import UploadCancelledError, UploadSummary, measure, upload_directory
 from tests.kafka.reading import read_all
 
+STUCK_S = 20.0
+"""Longer than any upload of these tests takes, in seconds."""
+
 
 def _write(root: Path, files: dict[str, bytes]) -> None:
     for relative, content in files.items():
         path = root / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def _stuck() -> Callable[[], bool]:
+    """Say when an upload has taken so long that it will never end."""
+    deadline = time.monotonic() + STUCK_S
+    return lambda: time.monotonic() > deadline
 
 
 def _rebuild(clients: ClientConfigs) -> dict[str, bytes]:
@@ -84,6 +96,32 @@ def test_rule_1_links_are_not_followed(embedded: ClientConfigs, tmp_path: Path) 
     assert summary.links == 4
 
 
+def test_rule_1_what_becomes_a_link_or_a_pipe_before_its_turn_is_a_failure_and_the_others_go_on(
+    embedded: ClientConfigs, tmp_path: Path
+) -> None:
+    files = ["tree/a", "tree/link", "tree/pipe", "tree/z", "tree/d/in", "outside/secret", "outside/in"]
+    _write(tmp_path, dict.fromkeys(files, b"x"))
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+
+    def change(_sent_bytes: int) -> None:
+        if (tree / "link").is_symlink():
+            return
+        (tree / "link").unlink()
+        (tree / "link").symlink_to(outside / "secret")
+        (tree / "pipe").unlink()
+        os.mkfifo(tree / "pipe")
+        (tree / "d").rename(tree / "moved")
+        (tree / "d").symlink_to(outside, target_is_directory=True)
+
+    summary = upload_directory(embedded, "raw", tree, window=change)
+    assert set(_rebuild(embedded)) == {"a", "z"}
+    assert [str(failure) for failure in summary.failures] == [
+        "link: can't be read: it was listed as a file and is none any more",
+        "pipe: can't be read: it was listed as a file and is none any more",
+        "d/: can't be listed: Not a directory",
+    ]
+
+
 def test_rule_1_the_regular_expression_matches_the_beginning_of_the_path(
     embedded: ClientConfigs, tmp_path: Path
 ) -> None:
@@ -116,14 +154,14 @@ def test_rule_3_what_cannot_be_opened_is_a_failure(
     embedded: ClientConfigs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write(tmp_path, {"closed": b"x", "fine": b"y"})
-    really_open = Path.open
+    really_open = os.open
 
-    def refuse(path: Path, *arguments: object, **keywords: object) -> object:
-        if path.name == "closed":
-            raise PermissionError(13, "Permission denied", str(path))
-        return really_open(path, *arguments, **keywords)  # type: ignore[call-overload]
+    def refuse(path: str, flags: int, *, dir_fd: int | None = None) -> int:
+        if path == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return really_open(path, flags, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     summary = upload_directory(embedded, "raw", tmp_path)
     assert [str(failure) for failure in summary.failures] == ["closed: can't be read: Permission denied"]
     assert summary.files == 1
@@ -218,6 +256,9 @@ def test_no_permission_ends_the_upload_at_once(
         def poll(self, _timeout: float) -> int:
             return 0
 
+        def __len__(self) -> int:
+            return 0
+
         def purge(self) -> None: ...
 
     monkeypatch.setattr(module, "open_producer", lambda *_: Forbidding())
@@ -229,3 +270,24 @@ def test_more_than_the_clients_queue_holds(embedded: ClientConfigs, tmp_path: Pa
     _write(tmp_path, {"a": bytes(100_000)})
     tight = ClientConfigs(common=embedded.common, producer={"queue.buffering.max.messages": 10})
     assert upload_directory(tight, "raw", tmp_path, chunk_size_bytes=500).messages == 200
+
+
+def test_the_largest_chunk_that_the_settings_allow_fits_into_the_clients_queue(
+    embedded: ClientConfigs, tmp_path: Path
+) -> None:
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(MAX_CHUNK_BYTES)
+    summary = upload_directory(embedded, "raw", tmp_path, chunk_size_bytes=MAX_CHUNK_BYTES, should_stop=_stuck())
+    assert (summary.files, summary.messages, summary.failures, summary.stopped) == (1, 1, [], False)
+
+
+def test_rule_3_a_message_that_is_larger_than_the_users_queue_is_a_failure_and_the_others_go_on(
+    embedded: ClientConfigs, tmp_path: Path
+) -> None:
+    _write(tmp_path, {"a": b"x", "big": bytes(5000), "z": b"y"})
+    tight = ClientConfigs(common=embedded.common, producer={"queue.buffering.max.kbytes": 2})
+    summary = upload_directory(tight, "raw", tmp_path, should_stop=_stuck())
+    (failure,) = summary.failures
+    assert str(failure).startswith("big: was not delivered: a message of it is larger than the client's whole queue")
+    assert (summary.files, summary.files_unfinished, summary.stopped) == (2, 0, False)
+    assert set(_rebuild(embedded)) == {"a", "z"}
