@@ -80,7 +80,8 @@ def test_a_message_is_a_chunk_or_is_refused_by_name(value: bytes | None) -> None
         assert error.reason != ChunkError.reason
         assert error.message.encode("utf-8", "backslashreplace")
         assert len(error.message) < 5_000
-        pickle.loads(pickle.dumps(error))
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.message, again.hint) == (type(error), error.message, error.hint)
     else:
         check_chunk(chunk, value or b"")
 

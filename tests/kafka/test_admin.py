@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from ray_reproducer.core.errors import BrokerError, ConfigurationError
+from ray_reproducer.core.errors import BrokerAwayError, BrokerError, ConfigurationError
 from ray_reproducer.kafka import admin
 from ray_reproducer.kafka.client_config import ClientConfigs
 from tests.kafka.reading import WAIT_S
 from tests.waiting import wait_until
 
 MakeTopic = Callable[..., str]
+GENEROUS_S = 20.0
+"""A time limit that is not waited for."""
 
 
 def test_no_broker(name: str) -> None:
@@ -25,6 +29,30 @@ def test_no_broker(name: str) -> None:
     assert time.monotonic() - began_s < 5
     assert "bootstrap.servers" in error.value.hint
     assert error.value.exit_code == 1
+
+
+def test_rule_2_credentials_that_are_refused_are_told_at_once(embedded: ClientConfigs) -> None:
+    password = {"sasl.mechanism": "PLAIN", "sasl.username": "me", "sasl.password": "x"}
+    servers = {"bootstrap.servers": embedded.servers, "security.protocol": "SASL_PLAINTEXT"}
+    began_s = time.monotonic()
+    with pytest.raises(BrokerError, match="does not let us in") as error:
+        admin.describe_topic(ClientConfigs.from_settings({**servers, **password}), "raw", GENEROUS_S)
+    assert time.monotonic() - began_s < GENEROUS_S / 4
+    assert "kafka.sasl.mechanism" in error.value.hint
+    assert not isinstance(error.value, BrokerAwayError), "it would be waited for"
+
+
+@pytest.mark.parametrize("code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED])
+def test_rule_2_so_is_a_right_that_is_denied(embedded: ClientConfigs, code: int) -> None:
+    connection, tries = admin._Connection(embedded, GENEROUS_S), Counter[str]()
+
+    def denied(_seconds: float) -> NoReturn:
+        tries["call"] += 1
+        raise KafkaException(KafkaError(code))
+
+    with pytest.raises(KafkaException):
+        connection.call(denied)
+    assert tries["call"] == 1
 
 
 def test_no_such_host(name: str) -> None:

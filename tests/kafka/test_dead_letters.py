@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,10 +13,11 @@ from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.core.live_letters import LiveLetters, Place, clears_header
 from ray_reproducer.core.outcome import Failure, Origin, dead_letter
-from ray_reproducer.kafka import admin, dead_letters
+from ray_reproducer.kafka import admin, dead_letters, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
-from tests.kafka.reading import WAIT_S
+from ray_reproducer.kafka.group_offsets import GroupOffsets
+from tests.kafka.reading import WAIT_S, ignore
 from tests.waiting import wait_until
 
 MakeTopic = Callable[..., str]
@@ -87,6 +89,21 @@ def test_rule_1_what_is_behind_an_open_transaction_is_waited_for(
     open_one.abort_transaction(WAIT_S)
     reading.refresh(standstill_s=WAIT_S)
     assert live(reading) == []
+
+
+def test_rule_3_nothing_is_committed(clients: ClientConfigs, unique_topic: MakeTopic) -> None:
+    topic = unique_topic("letters", 2)
+    producer = Producer(clients.for_producer())
+    for partition in (0, 1):
+        producer.produce(topic, value("a"), "k", partition=partition)
+    assert producer.flush(WAIT_S) == 0
+    reading, _ = reader(clients, topic)
+    reading.refresh()
+    assert reading.letters.records == 2
+    admin.refuse_group_with_members(clients, dead_letters._GROUP)
+    group = GroupOffsets(clients, dead_letters._GROUP, topic, faults.Health(ignore), time.sleep)
+    assert group.read([0, 1]) == {}
+    group.close()
 
 
 def test_letters_that_retention_took_are_no_error(clients: ClientConfigs, unique_topic: MakeTopic) -> None:

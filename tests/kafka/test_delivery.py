@@ -117,6 +117,32 @@ def test_rule_1_what_a_predecessor_left_open_is_aborted_before_positions_are_rea
     second.close()
 
 
+def test_rule_2_positions_then_all_records_then_every_report_then_the_commit(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    calls: list[str] = []
+    undelivered: list[int] = []
+
+    def noting(call: str, function: Callable[[], object]) -> Callable[[], object]:
+        def noted() -> object:
+            if calls[-1:] != [call]:  # each may be made again
+                calls.append(call)
+            if call == "commit":
+                undelivered.append(len(delivery._outbox.producer))
+            return function()
+
+        return noted
+
+    monkeypatch.setattr(failpoints, "around", noting)
+    assert delivery.deliver([Record(results, f"k{i}", b"v") for i in range(50)], _at(1))
+    monkeypatch.undo()
+    assert calls == ["begin", "offsets", "produce", "flush", "commit"]
+    assert set(undelivered) == {0}
+    delivery.close()
+
+
 def test_rule_3_the_older_of_two_instances_stops(clients: ClientConfigs, name: str, source: str, results: str) -> None:
     older, newer = (_transactional(clients, name, source) for _ in range(2))
     older.start()
@@ -272,6 +298,22 @@ def test_rule_5_a_producer_whose_connection_broke_while_it_committed_is_replaced
     assert delivery._outbox.producer is not producer
     delivery.close()
     assert values(clients, results) == ["1", "2"]
+
+
+def test_rule_5_so_is_one_whose_connection_broke_since(
+    clients: ClientConfigs, name: str, source: str, results: str
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    assert delivery.deliver([Record(results, "k", b"1")], _at(1))
+    producer = delivery._outbox.producer
+    assert delivery.deliver([Record(results, "k", b"2")], _at(2))
+    assert delivery._outbox.producer is producer
+    delivery._health.disturbed()
+    assert delivery.deliver([Record(results, "k", b"3")], _at(3))
+    assert delivery._outbox.producer is not producer
+    delivery.close()
+    assert values(clients, results) == ["1", "2", "3"]
 
 
 def test_records_whose_positions_are_committed_already_are_a_defect(

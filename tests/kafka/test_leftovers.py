@@ -109,7 +109,11 @@ def test_rule_3_what_ends_a_transaction_that_was_left_open_is_seen_by_nobody(
     other = _open_transaction(clients, f"{name}.other", results, 1)
     answers = iter([False, True])
     monkeypatch.setattr(GroupOffsets, "is_stable", lambda *_: next(answers, True))
+    before = admin.watermarks(clients, results, range(3), committed=False)
     assert delivery.start() == {}
+    after = admin.watermarks(clients, results, range(3), committed=False)
+    grown_by = {partition: after[partition][1] - before[partition][1] for partition in before}
+    assert grown_by == {0: 0, 1: 2, 2: 0}, "a record, and the marker that aborts it"
     assert delivery.deliver([Record(results, "k", b"1")], {0: CommittedOffset(1, "one")})
     other.commit_transaction(WAIT_S)
     assert values(clients, results) == ["1", "open"], "another program's transaction is left alone"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from ray_reproducer.kafka import admin, faults
 from ray_reproducer.kafka import source as source_module
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.embedded import EmbeddedCluster
+from ray_reproducer.kafka.group_offsets import GroupOffsets
 from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
 from tests.kafka.reading import WAIT_S, events_until_ends, ignore, messages
 from tests.waiting import wait_until
@@ -71,7 +74,7 @@ def test_rule_2_an_offset_beyond_the_end_is_reported_and_nothing_follows(embedde
     source.close()
 
 
-def test_trouble_is_told_once_and_that_it_is_over() -> None:
+def test_trouble_is_told_once_and_not_as_over_while_it_lasts() -> None:
     heard: list[str] = []
     cluster = EmbeddedCluster()
     clients = ClientConfigs.from_settings({"bootstrap.servers": cluster.start()})
@@ -84,6 +87,21 @@ def test_trouble_is_told_once_and_that_it_is_over() -> None:
     assert all(heard)
     assert len(set(heard)) == len(heard)
     source.close()
+
+
+def test_rule_1_reading_commits_nothing_and_joins_no_group(
+    clients: ClientConfigs, unique_topic: MakeTopic, name: str
+) -> None:
+    topic = unique_topic("source", 2)
+    for partition in (0, 1):
+        _produce(clients, topic, ["a", "b"], partition)
+    source = Source(clients, name, topic, {0: 0, 1: 1}, ignore)
+    assert len(messages(events_until_ends(source, 2))) == 3
+    admin.refuse_group_with_members(clients, name)
+    source.close()
+    group = GroupOffsets(clients, name, topic, faults.Health(ignore), time.sleep)
+    assert group.read([0, 1]) == {}
+    group.close()
 
 
 def test_rule_3_ends_and_gaps_over_transaction_markers(
@@ -119,8 +137,8 @@ def test_rule_2_offsets_that_are_gone_are_reported_and_reading_goes_on_behind_th
 ) -> None:
     topic = unique_topic("source", 2)
     _produce(clients, topic, [str(i) for i in range(10)])
-    admin = AdminClient(clients.for_admin())  # its futures end only while it lives
-    for future in admin.delete_records([TopicPartition(topic, 0, 7)]).values():
+    client = AdminClient(clients.for_admin())  # its futures end only while it lives
+    for future in client.delete_records([TopicPartition(topic, 0, 7)]).values():
         future.result(WAIT_S)
     source = Source(clients, "g", topic, {0: 3, 1: 0}, ignore)
     events = events_until_ends(source, 2)
