@@ -155,9 +155,9 @@ def test_what_will_be_done_is_said_and_launched(run: Run, launched: list[Any]) -
     said = ended.err.splitlines()
     assert said[1] == (
         "file_info: 2 files to replay, 2 messages of raw to read; 2 files can't be replayed "
-        "(1: offsets are no longer on raw, 1: the message is no chunk of a file)."
+        "(1: offsets are beyond the end of raw, 1: the message is no chunk of a file)."
     )
-    assert "  can't replay b/three.csv: offsets are no longer on raw: [0] 50" in said
+    assert "  can't replay b/three.csv: offsets are beyond the end of raw: [0] 50" in said
     assert "  can't replay raw [0] offset 5: the message is no chunk of a file" in said
     assert "  2 files not whole on the source topic; the dead letters stay on metadata.dead_letters:" in said
     ((settings, special),) = launched
