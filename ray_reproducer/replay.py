@@ -24,7 +24,7 @@ from rich.console import Console
 
 from ray_reproducer.app import prepared
 from ray_reproducer.command_help import no_extractor, replay_help
-from ray_reproducer.config import check_regex, checked, kafka_clients
+from ray_reproducer.config import EMBEDDED_REPLAY, check_regex, checked, kafka_clients
 from ray_reproducer.config_schema import MAIN_CONFIG, REPLAY_CONFIG, AppConfig, ReplayAppConfig, RunMode, StartAt
 from ray_reproducer.core.errors import ConfigurationError, ExtractorError, TransactionOpenError
 from ray_reproducer.core.replay_plan import ReplayPlan, Selection, failed_files
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 EXIT_NOT_ALL: Final = 3
 """Exit code if a file failed again or can't be replayed."""
+_DRAINS: Final = ("A replay always drains: it ends when all that it reads has its outcome.", "Leave run=... out.")
+_WITHOUT: Final = {"run": _DRAINS, "run.mode": _DRAINS, "kafka=embedded": EMBEDDED_REPLAY}
+"""What the main program can be told and a replay can't."""
 _FLAGS: Final = {"--list": "replay.list=true", "--details": "replay.details=true"}
 _LOG: Final = logging.getLogger("ray_reproducer.replay")
 
@@ -52,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what stands after the program's name; None: ``sys.argv``.
     """
-    command = Command(config_name=REPLAY_CONFIG, schema=ReplayAppConfig, job=run_job, help_text=replay_help)
+    command = Command(
+        config_name=REPLAY_CONFIG, schema=ReplayAppConfig, job=run_job, help_text=replay_help, without=_WITHOUT
+    )
     given = sys.argv[1:] if arguments is None else arguments
     return run_command(command, [_FLAGS.get(argument, argument) for argument in given])
 
@@ -110,7 +115,9 @@ def run_again(plain: dict[str, Any]) -> int:
     if not plain["extractor"]:
         raise ExtractorError(no_extractor())
     topic = dead_letters_topic(topics)
-    selection(plain["replay"], None)  # what is wrong there is said before anything is loaded
+    # What is wrong there is said before anything is loaded.
+    selection(plain["replay"], None)
+    kafka_clients(plain)
     settings, ray_settings = prepared(_as_main(plain, topic))
     settings.clients.check()
     extractor = plain["replay"]["extractor"] or settings.extractor_name

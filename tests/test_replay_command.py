@@ -229,6 +229,11 @@ def test_rule_2_a_replay_that_another_took_over_ends_in_4(run: Run, launched: li
         (["+extractor=file_info", *TOPICS, "topics.dead_letters=raw"], "three different topics"),
         (["--list", *TOPICS, "kafka.sasl.password=literal"], "kafka.sasl.password is a secret"),
         (["--list", *TOPICS, "kafka.embedded=true"], "forgets everything"),
+        (["+extractor=file_info", *TOPICS, "kafka.embedded=true"], "forgets everything"),
+        (["+extractor=file_info", *TOPICS, "kafka=embedded"], "forgets everything"),
+        (["+extractor=file_info", *TOPICS, "run=drain"], "A replay always drains"),
+        (["+extractor=file_info", *TOPICS, "+run=stream"], "A replay always drains"),
+        (["+extractor=file_info", *TOPICS, "run.mode=drain"], "A replay always drains"),
     ],
 )
 def test_rule_2_wrong_settings_end_in_2(run: Run, arguments: list[str], said: str) -> None:
@@ -249,6 +254,19 @@ def test_help(run: Run) -> None:
     assert ended.code == 0
     assert "--list" in ended.out
     assert "extractor: file_info, tabular, xrd_csv" in ended.out
+
+
+def test_rule_6_of_hydra_command_the_help_has_the_groups_that_a_replay_has(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "extractor").mkdir(parents=True)
+    (tmp_path / "conf" / "extractor" / "mine$.yaml").write_text("_target_: my_lab.lines\n")
+    _, _, after = run("--help").out.partition("Choices: ")
+    groups, _, _ = after.partition("Keys: ")
+    assert groups.splitlines()[1:] == [
+        "extractor: file_info, mine$, tabular, xrd_csv",
+        "kafka: default",
+        "ray: cluster, local",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
