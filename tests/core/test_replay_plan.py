@@ -24,6 +24,7 @@ from ray_reproducer.core.outcome import (
     refused_by_broker,
     result,
 )
+from ray_reproducer.core.reasons import Reason
 from ray_reproducer.core.replay_plan import (
     NAMED_RANGES,
     ReplayPlan,
@@ -48,7 +49,7 @@ def letter(
     of: FileVersion,
     offsets: Mapping[int, Sequence[int]],
     *,
-    reason: str = "timeout",
+    reason: Reason = "timeout",
     minute: int = 0,
     attempts: int = 1,
     origin: Origin = Origin("raw", TOPIC_ID, "mine", "test"),  # noqa: B008 - a frozen value
