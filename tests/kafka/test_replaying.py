@@ -14,6 +14,7 @@ from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.core.replay_plan import Selection
 from ray_reproducer.kafka import admin, dead_letters, finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.dead_letters import DeadLetterReader
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox
 from ray_reproducer.kafka.replaying import Replay
 from tests.kafka.reading import WAIT_S
@@ -98,6 +99,27 @@ def test_rule_2_nor_does_one_of_a_file_that_came_whole_and_failed(lab: Lab) -> N
     lab.put(lab.results, b"{}", "whole", age_s=-60.0)
     lab.flush()
     assert len(lab.replay().look(lab.source).files) == len(NAMES) + 1
+
+
+@pytest.mark.parametrize("look", ["first", "last"])
+def test_rule_3_a_file_that_fails_while_the_letters_are_read_can_be_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """A program that runs reads a file and writes its letter; the replay sees both."""
+    read = DeadLetterReader.refresh
+
+    def refresh(reader: DeadLetterReader) -> None:
+        lab.producer.produce(lab.source, b"x")
+        lab.put(lab.letters, lab.letter("just failed", len(NAMES)), "just failed", finished=False)
+        lab.flush()
+        read(reader)
+
+    topic = admin.describe_topic(lab.clients, lab.source)
+    replay = lab.replay()
+    monkeypatch.setattr(DeadLetterReader, "refresh", refresh)
+    plan = replay.look(lab.source) if look == "first" else replay.plan_for(topic)
+    assert plan.refusals == ()
+    assert plan.ends == {0: len(NAMES) + 1}
 
 
 def test_files_that_are_not_meant_are_left_alone(lab: Lab) -> None:
