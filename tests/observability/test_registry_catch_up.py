@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import BrokerError, PipelineError
 from ray_reproducer.core.outcome import Facts, Outcome
 from ray_reproducer.kafka.client_config import ClientConfigs, open_producer
-from ray_reproducer.observability import files, registry_catch_up
+from ray_reproducer.observability import files, registry_catch_up, registry_source
 from ray_reproducer.observability.registries import CATCH_UP_MARGIN_S, Registries, RegistryNames
 from ray_reproducer.observability.registry_catch_up import CatchUp
 from ray_reproducer.observability.registry_format import result_row
@@ -174,6 +176,45 @@ def test_a_topic_that_can_not_be_read_is_an_error_once(names: RegistryNames, tmp
     registry.update(last=True)
     assert registered(registry) == ["a", "b"]
     assert registry.results_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+
+
+class NoLeader:
+    """A consumer that is told that partition 1 has no leader: of the partition, or of the whole question."""
+
+    def __init__(self, *, raises: bool) -> None:
+        self.raises = raises
+
+    def offsets_for_times(self, places: Sequence[TopicPartition], timeout: float) -> list[object]:
+        assert timeout > 0
+        error = KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)
+        if self.raises:
+            raise KafkaException(error)
+        errors = {1: error}
+        return [SimpleNamespace(partition=p.partition, offset=-1001, error=errors.get(p.partition)) for p in places]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_rule_1_of_the_source_a_partition_without_a_leader_is_looked_at_by_the_next_start(
+    names: RegistryNames,
+    produce: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raises: bool,
+) -> None:
+    run(Registries(tmp_path, names))
+    missed = [done(str(number)) for number in range(9)]
+    produce(*missed, *(done(str(number), reason="timeout", ago_s=9) for number in range(9)))
+    with monkeypatch.context() as patch:
+        patch.setattr(registry_source, "open_consumer", lambda _: NoLeader(raises=raises))
+        registry = Registries(tmp_path, names)
+        registry.open_files([])
+        with pytest.raises(BrokerError, match="can't ask where to begin"):
+            registry.update(last=False)
+        registry.update(last=True)
+    assert sorted(map(str, registered(run(Registries(tmp_path, names))))) == [outcome.path for outcome in missed]
 
 
 def test_rule_2_too_much_written_meanwhile_ends_it(
