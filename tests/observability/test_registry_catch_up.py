@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -81,7 +82,7 @@ def test_files_that_were_deleted_are_made_anew(
     registry = run(Registries(tmp_path, names))
     assert sorted(map(str, registered(registry))) == sorted(["a", "a", hostile, "healed"])
     assert in_progress(registry) == {"bad": "mismatched_hash"}
-    assert abs(registry.results_path.stat().st_mtime - time.time()) < DEADLINE_S
+    assert abs(registry.in_progress_path.stat().st_mtime - time.time()) < DEADLINE_S
 
 
 def test_only_what_is_missing_is_added(names: RegistryNames, produce: Callable[..., None], tmp_path: Path) -> None:
@@ -140,8 +141,51 @@ def test_rule_4_what_was_not_looked_for_to_the_end_the_next_start_looks_for(
     killed = Registries(tmp_path, names)
     killed.open_files([])
     killed.update(last=False)  # the first turn; then nothing more, as after a kill
-    assert killed.results_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+    assert killed.in_progress_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
     assert sorted(map(str, registered(run(Registries(tmp_path, names))))) == [str(number) for number in range(9)]
+
+
+HOUR_S = 3600.0
+
+
+def test_rule_4_another_group_in_the_same_files_hides_nothing_that_one_has_missed(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    killed = run(Registries(tmp_path, names))
+    produce(done("missed", ago_s=HOUR_S), ago_s=HOUR_S)
+    for path in (killed.results_path, killed.in_progress_path):
+        os.utime(path, (time.time() - HOUR_S,) * 2)
+    theirs = done("theirs")
+    produce(theirs, group_id="other")
+    run(Registries(tmp_path, replace(names, group_id="other")), told=[theirs])
+    assert registered(run(Registries(tmp_path, names))) == ["theirs", "missed"]
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_rule_4_a_shared_registry_that_one_group_makes_anew_is_made_anew_by_the_others(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path, runs: bool
+) -> None:
+    old, theirs = done("old", ago_s=HOUR_S), done("theirs", ago_s=HOUR_S)
+    produce(old, ago_s=HOUR_S)
+    produce(theirs, ago_s=HOUR_S, group_id="other")
+    ours = run(Registries(tmp_path, names))
+    ours.results_path.unlink()
+    run(Registries(tmp_path, replace(names, group_id="other")))
+    assert registered(ours) == ["theirs"]
+    assert registered(run(ours if runs else Registries(tmp_path, names))) == ["theirs", "old"]
+
+
+def test_rule_4_rows_that_a_copy_of_the_registry_lacks_come_back(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    registry = run(Registries(tmp_path, names))
+    copy = registry.results_path.read_text()
+    late = done("late", ago_s=HOUR_S)
+    produce(late, ago_s=HOUR_S)
+    run(Registries(tmp_path, names), told=[late])
+    registry.results_path.write_text(copy)
+    os.utime(registry.results_path, (time.time() - 2 * HOUR_S,) * 2)
+    assert registered(run(Registries(tmp_path, names))) == ["late"]
 
 
 def test_a_full_disk_in_the_middle_loses_nothing(
@@ -175,7 +219,7 @@ def test_a_topic_that_can_not_be_read_is_an_error_once(names: RegistryNames, tmp
     registry.outcomes([done("b")])
     registry.update(last=True)
     assert registered(registry) == ["a", "b"]
-    assert registry.results_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+    assert registry.in_progress_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
 
 
 class NoLeader:
