@@ -89,6 +89,8 @@ class News:
         messages: things that are worth a line in the log.
         said: what was logged in workers; of a flood, the latest.
         finished: everything is done, ``run`` is about to return.
+        left_out_since_ms: when the oldest file was done whose outcome there was no room to keep for the registries, in
+            milliseconds since the epoch; None: all are told.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -97,3 +99,4 @@ class News:
     messages: tuple[str, ...] = ()
     said: tuple[Said, ...] = ()
     finished: bool = False
+    left_out_since_ms: int | None = None

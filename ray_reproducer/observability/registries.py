@@ -129,6 +129,11 @@ class Registries:
         with self._lock:
             self._want_catch_up(_some_time_before_ms(int(time.time() * 1000)))
 
+    def left_out(self, since_ms: int) -> None:
+        """Take note that outcomes since then, in milliseconds since the epoch, were not told."""
+        with self._lock:
+            self._want_catch_up(_some_time_before_ms(since_ms))
+
     # ------------------------------------------------------------ in the thread that writes
 
     def update(self, *, last: bool) -> None:

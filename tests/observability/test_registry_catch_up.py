@@ -24,6 +24,7 @@ from tests.observability.test_registries import in_progress, registered
 
 pytestmark = pytest.mark.timeout(180)
 DEADLINE_S = 60.0
+HOUR_S = 3600.0
 
 
 def done(path: str, *, reason: str = "", ago_s: float = 0.0) -> Outcome:
@@ -133,6 +134,30 @@ def test_a_lost_part_of_the_program_is_looked_for(
     assert registered(run(registry)) == ["told", "never told"]
 
 
+def test_rule_4_what_the_committer_had_no_room_for_is_read_from_where_it_was_lost(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    run(Registries(tmp_path, names))
+    lost, told = done("left out", ago_s=HOUR_S), done("told")
+    produce(lost, ago_s=HOUR_S)
+    produce(told)
+    killed = Registries(tmp_path, names)
+    killed.outcomes([told])
+    killed.left_out(lost.facts.done_ms)
+    killed.update(last=False)
+    assert registered(run(Registries(tmp_path, names))) == ["told", "left out"]
+
+
+def test_what_the_committer_had_no_room_for_comes_while_running(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    registry = run(Registries(tmp_path, names))
+    lost = done("left out", ago_s=HOUR_S)
+    produce(lost, ago_s=HOUR_S)
+    registry.left_out(lost.facts.done_ms)
+    assert registered(run(registry)) == ["left out"]
+
+
 def test_rule_4_what_was_not_looked_for_to_the_end_the_next_start_looks_for(
     names: RegistryNames, produce: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,9 +168,6 @@ def test_rule_4_what_was_not_looked_for_to_the_end_the_next_start_looks_for(
     killed.update(last=False)  # the first turn; then nothing more, as after a kill
     assert killed.in_progress_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
     assert sorted(map(str, registered(run(Registries(tmp_path, names))))) == [str(number) for number in range(9)]
-
-
-HOUR_S = 3600.0
 
 
 def test_rule_4_another_group_in_the_same_files_hides_nothing_that_one_has_missed(
