@@ -70,12 +70,14 @@ class ReplayOrders:
         attempts_before: id of a file version -> how often the extractor was started on it before.
         clears: which dead letters a file's outcome clears.
         owners: id of a file version -> the tag of the group whose file it is, if that is known.
+        groups: id of a file version -> the id of the group in whose registries it is, if it is in any.
     """
 
     starts: Mapping[int, int]
     attempts_before: Mapping[bytes, int]
     clears: Clears
     owners: Mapping[bytes, bytes]
+    groups: Mapping[bytes, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,14 @@ class Letter(NamedTuple):
         letter: what it says.
         owner: what a header says of the file and of the group that it failed in (``kafka.finished_lately``, not to be
             understood here); empty if there is none.
+        group_id: in whose registries the file is, as a header says (``result_header``); "" if there is none.
     """
 
     place: Place
     key: str
     letter: DeadLetter
     owner: bytes = b""
+    group_id: str = ""
 
 
 def clears_header(places: Iterable[Place]) -> tuple[str, bytes]:
@@ -91,7 +93,15 @@ class LiveLetters:
         """Go through the live letters, in the order of their times."""
         return iter(sorted(self._live.values(), key=lambda letter: (letter.letter.time, letter.place)))
 
-    def take(self, place: Place, key: str, value: bytes | None, clears: bytes | None, owner: bytes = b"") -> None:
+    def take(
+        self,
+        place: Place,
+        key: str,
+        value: bytes | None,
+        clears: bytes | None,
+        owner: bytes = b"",
+        group_id: str = "",
+    ) -> None:
         """Take one record.
 
         Args:
@@ -100,6 +110,7 @@ class LiveLetters:
             value: its value; None for a tombstone.
             clears: value of its header ``clears``; None if it has none.
             owner: see :class:`Letter`.
+            group_id: see :class:`Letter`.
         """
         self.records += 1
         if clears is not None:
@@ -110,9 +121,9 @@ class LiveLetters:
                 if earlier.partition == place.partition:
                     self._drop(earlier)
         if value is not None:
-            self._add(place, key, value, owner)
+            self._add(place, key, value, owner, group_id)
 
-    def _add(self, place: Place, key: str, value: bytes, owner: bytes) -> None:
+    def _add(self, place: Place, key: str, value: bytes, owner: bytes, group_id: str) -> None:
         try:
             letter = parse(value)
         except DeadLetterError as error:
@@ -124,7 +135,7 @@ class LiveLetters:
         if key in self._cleared_ahead.pop(place, ()):
             self.cleared += 1
         elif self._wanted(letter):
-            self._live[place] = Letter(place, key, letter.brief(), owner)
+            self._live[place] = Letter(place, key, letter.brief(), owner, group_id)
             self._by_key.setdefault(key, set()).add(place)
 
     def _clear(self, place: Place, key: str, by: Place) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaException, Message
 
+from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import BrokerError, TransactionOpenError
 from ray_reproducer.core.live_letters import CLEARS_HEADER, Letter, LiveLetters, Place, clears_header
 from ray_reproducer.kafka import admin, faults, finished_lately
@@ -110,7 +111,8 @@ class DeadLetterReader:
         clears = clears.encode() if isinstance(clears, str) else clears
         key = (event.key() or b"").decode("utf-8", "backslashreplace")
         owner = finished_lately.said_by(headers)
-        self.letters.take(Place(partition, offset), key, event.value(), clears, owner)
+        group_id = result_header.group_of(dict(headers).get(result_header.HEADER))
+        self.letters.take(Place(partition, offset), key, event.value(), clears, owner, group_id)
         self._next[partition] = offset + 1
         return partition
 

@@ -7,8 +7,8 @@ Rules:
    depends on them: they may be deleted at any time.
 2. The registry of results grows by whole rows; a row that was torn by a crash is taken away first. The registry of
    files in progress, which is small, is replaced in one step.
-3. A file of which a result is committed is no longer in progress and has not failed. Of versions of one path, the one
-   that came last counts: readers know one row for each path.
+3. A file of which a result is committed is no longer in progress and has not failed. A replay's result is seen by the
+   next start. Of versions of one path, the one that came last counts: readers know one row for each path.
 4. What a group has in the registry of results, which several groups may share, is complete up to the time at which its
    registry of files in progress was last modified: that time is set back while what came before has yet to be looked
    for on the topics. From there on, the next start looks. Who makes a shared registry anew sets back the others' times.
@@ -287,6 +287,8 @@ class Registries:
             if self._catch_up and not self._catch_up.complete:
                 wanted = min(wanted, self._catch_up.since_ms)
             self._catch_up = CatchUp(self.results_path, clients, topics, names.group_id, wanted)
+            if self._failed:
+                self._catch_up.look_for_failed(self._failed)
         if self._catch_up and not self._catch_up.ended:
             try:
                 self._add_missing(self._catch_up, CATCH_UP_LAST_S if last else CATCH_UP_TURN_S)
@@ -297,10 +299,9 @@ class Registries:
                 raise
 
     def _add_missing(self, catch_up: CatchUp, limit_s: float) -> None:
-        missing = catch_up.turn(limit_s)
-        rows = [result_row(outcome) for outcome in missing if outcome.kind == "result"]
-        files.append(self.results_path, "".join(rows))
-        for outcome in missing:
+        read = catch_up.turn(limit_s)
+        files.append(self.results_path, "".join(row for row, _ in read))
+        for _, outcome in read:
             self._note(outcome)
         if catch_up.complete:
             self._told_to_ms = self._turn_ms

@@ -34,10 +34,12 @@ class Registered(NamedTuple):
     Attributes:
         outcome: what it says, without its value.
         produced_ms: Kafka timestamp of the record, in milliseconds since the epoch.
+        by_tombstone: whether a tombstone says it, on the topic of dead letters: a replay has made a result.
     """
 
     outcome: Outcome
     produced_ms: int
+    by_tombstone: bool = False
 
 
 def read_registered(

@@ -244,6 +244,101 @@ def test_a_topic_that_can_not_be_read_is_an_error_once(names: RegistryNames, tmp
     assert registry.in_progress_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
 
 
+Replayed = Callable[..., None]
+
+
+@pytest.fixture
+def replayed(names: RegistryNames, produce: Callable[..., None]) -> Replayed:
+    """Do what a replay does: a result, and a tombstone that clears the letter, both with the header."""
+
+    def make(outcome: Outcome, ago_s: float = 0.0) -> None:
+        assert names.clients is not None
+        produce(outcome, ago_s=ago_s)
+        producer = open_producer(names.clients.for_producer())
+        producer.produce(
+            names.dead_letters_topic,
+            None,
+            outcome.key,
+            headers=[("clears", b"0:0"), *result_header.encode(outcome, "group")],
+            timestamp=int((time.time() - ago_s) * 1000),
+        )
+        assert producer.flush(DEADLINE_S) == 0
+
+    return make
+
+
+def test_rule_3_a_replay_takes_the_failure_away(
+    names: RegistryNames, produce: Callable[..., None], replayed: Replayed, tmp_path: Path
+) -> None:
+    bad = done("bad", reason="timeout")
+    produce(bad)
+    first = run(Registries(tmp_path, names), told=[bad])
+    assert in_progress(first) == {"bad": "computing_result_message_failed"}
+    replayed(done("bad"))
+    for path in ([], [first.results_path, first.in_progress_path], [first.in_progress_path], [first.results_path]):
+        for deleted in path:
+            deleted.unlink()
+        later = run(Registries(tmp_path, names))
+        assert registered(later) == ["bad"]
+        assert in_progress(later) == {}
+
+
+def test_rule_4_a_replay_beside_a_run_that_writes_newer_rows_is_seen_by_the_next_start(
+    names: RegistryNames, produce: Callable[..., None], replayed: Replayed, tmp_path: Path
+) -> None:
+    bad, again, newer = done("bad", reason="timeout", ago_s=3 * HOUR_S), done("bad", ago_s=2 * HOUR_S), done("newer")
+    produce(bad, ago_s=3 * HOUR_S)
+    registry = run(Registries(tmp_path, names), told=[bad])
+    replayed(again, ago_s=2 * HOUR_S)
+    produce(newer)
+    registry.outcomes([newer])
+    registry.update(last=True)
+    later = run(Registries(tmp_path, names))
+    assert registered(later) == ["newer", "bad"]
+    assert in_progress(later) == {}
+
+
+def test_rule_4_a_file_that_failed_again_after_its_replay_stays_failed(
+    names: RegistryNames, produce: Callable[..., None], replayed: Replayed, tmp_path: Path
+) -> None:
+    once, again = (done("bad", reason="timeout", ago_s=hours * HOUR_S) for hours in (4, 2))
+    produce(once, ago_s=4 * HOUR_S)
+    registry = run(Registries(tmp_path, names), told=[once])
+    replayed(done("bad", ago_s=3 * HOUR_S), ago_s=3 * HOUR_S)
+    produce(again, ago_s=2 * HOUR_S)
+    registry.outcomes([again])
+    registry.update(last=True)
+    later = run(Registries(tmp_path, names))
+    assert registered(later) == ["bad"]
+    assert in_progress(later) == {"bad": "computing_result_message_failed"}
+
+
+def test_rule_4_an_old_letter_of_a_file_that_is_not_listed_as_failed_is_passed_over(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    sent_again, bad = (done(name, reason="timeout", ago_s=3 * HOUR_S) for name in ("sent again", "bad"))
+    whole = done("sent again", ago_s=2 * HOUR_S)
+    produce(sent_again, bad, ago_s=3 * HOUR_S)
+    produce(whole, ago_s=2 * HOUR_S)
+    run(Registries(tmp_path, names), told=[sent_again, bad, whole])
+    assert in_progress(run(Registries(tmp_path, names))) == {"bad": "computing_result_message_failed"}
+
+
+def test_rule_3_a_row_that_is_there_takes_the_failure_away_after_a_crash(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    bad, mended = done("bad", reason="timeout", ago_s=9), done("bad")
+    produce(bad, mended)
+    killed = run(Registries(tmp_path, names), told=[bad])
+    before = killed.in_progress_path.read_text()
+    killed.outcomes([mended])
+    killed.update(last=False)
+    killed.in_progress_path.write_text(before)  # as if it had been killed before it was replaced
+    later = run(Registries(tmp_path, names))
+    assert registered(later) == ["bad"]
+    assert in_progress(later) == {}
+
+
 class NoLeader:
     """A consumer that is told that partition 1 has no leader: of the partition, or of the whole question."""
 
