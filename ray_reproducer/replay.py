@@ -238,7 +238,7 @@ def refuse_unknown_reasons(meant: Selection, letters: Iterable[Letter], topic: s
         raise ConfigurationError(
             f"replay.reason={unknown[0]} is no reason: this version gives none of that name, and no dead letter on "
             f"{topic} has it.",
-            hint=f"{f'Did you mean {near}? ' if near else ''}There are: {replay_report.printable(', '.join(known))}.",
+            hint=f"{f'Did you mean {near}? ' if near else ''}There are: {printable(', '.join(known))}.",
         )
 
 

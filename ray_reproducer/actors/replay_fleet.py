@@ -73,7 +73,8 @@ class ReplayFleet(Fleet):
         owners = {
             version_id: finished_lately.tag_of(file.owner) for version_id, file in plan.files.items() if file.owner
         }
-        self._tell("replay", ReplayOrders(begin, plan.attempts, clears, owners))
+        groups = {version_id: file.group_id for version_id, file in plan.files.items() if file.group_id}
+        self._tell("replay", ReplayOrders(begin, plan.attempts, clears, owners, groups))
         return {partition: PartitionStart(offset) for partition, offset in begin.items()}
 
     def _consumer_settings(self, number: int) -> ConsumerSettings:

@@ -47,12 +47,14 @@ class Letter(NamedTuple):
         letter: what it says.
         owner: what a header says of the file and of the group that it failed in (``kafka.finished_lately``, not to be
             understood here); empty if there is none.
+        group_id: in whose registries the file is, as a header says (``result_header``); "" if there is none.
     """
 
     place: Place
     key: str
     letter: DeadLetter
     owner: bytes = b""
+    group_id: str = ""
 
 
 def clears_header(places: Iterable[Place]) -> tuple[str, bytes]:
@@ -92,7 +94,15 @@ class LiveLetters:
         """Go through the live letters, in the order of their times."""
         return iter(sorted(self._live.values(), key=lambda letter: (letter.letter.time, letter.place)))
 
-    def take(self, place: Place, key: str, value: bytes | None, clears: bytes | None, owner: bytes = b"") -> None:
+    def take(
+        self,
+        place: Place,
+        key: str,
+        value: bytes | None,
+        clears: bytes | None,
+        owner: bytes = b"",
+        group_id: str = "",
+    ) -> None:
         """Take one record.
 
         Args:
@@ -101,6 +111,7 @@ class LiveLetters:
             value: its value; None for a tombstone.
             clears: value of its header ``clears``; None if it has none.
             owner: see :class:`Letter`.
+            group_id: see :class:`Letter`.
         """
         self.records += 1
         letter = None if value is None else self._read(place, value)
@@ -114,7 +125,7 @@ class LiveLetters:
                 if earlier.partition == place.partition:
                     self._drop(earlier)
         if letter is not None:
-            self._add(Letter(place, key, letter, owner))
+            self._add(Letter(place, key, letter, owner, group_id))
 
     def _read(self, place: Place, value: bytes) -> DeadLetter | None:
         """Return what a record says; None if it is no dead letter (rule 5)."""
@@ -128,11 +139,11 @@ class LiveLetters:
             return None
 
     def _add(self, added: Letter) -> None:
-        place, key, letter, owner = added
+        place, key = added.place, added.key
         if key in self._cleared_ahead.pop(place, ()):
             self.cleared += 1
-        elif self._wanted(letter):
-            self._live[place] = Letter(place, key, letter.brief(), owner)
+        elif self._wanted(added.letter):
+            self._live[place] = added._replace(letter=added.letter.brief())
             self._by_key.setdefault(key, set()).add(place)
 
     def _clear(self, place: Place, key: str, by: Place) -> None:

@@ -84,6 +84,11 @@ class FailedFile:
         """What a header says of the file and of the group that it failed in; empty if there is none."""
         return self.letters[-1].owner
 
+    @property
+    def group_id(self) -> str:
+        """In whose registries the file is; "" if no letter says so: it failed in a run without, or long ago."""
+        return next((letter.group_id for letter in reversed(self.letters) if letter.group_id), "")
+
 
 @dataclass(frozen=True, slots=True)
 class SourceTopic:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaException
 
+from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import BrokerError, TransactionOpenError
 from ray_reproducer.core.live_letters import CLEARS_HEADER, Letter, LiveLetters, Place, clears_header
 from ray_reproducer.kafka import admin, faults, finished_lately
@@ -117,7 +118,8 @@ class DeadLetterReader:
         clears = clears.encode() if isinstance(clears, str) else clears
         key = (event.key() or b"").decode("utf-8", "backslashreplace")
         owner = finished_lately.said_by(headers)
-        self.letters.take(Place(partition, offset), key, event.value(), clears, owner)
+        group_id = result_header.group_of(dict(headers).get(result_header.HEADER))
+        self.letters.take(Place(partition, offset), key, event.value(), clears, owner, group_id)
         return offset + 1
 
     def _made_anew(self, partition: int) -> BrokerError:

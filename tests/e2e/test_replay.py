@@ -19,6 +19,7 @@ from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.kafka import admin
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
+from ray_reproducer.observability.registry_format import values
 from tests.e2e.conftest import Program, RecordSeen, function_of
 from tests.waiting import wait_until
 from tests.workload import CHUNK_BYTES, SentFile, Topic, cut, messages_of
@@ -70,6 +71,11 @@ def live_paths(servers: str, topic: str) -> Counter[str]:
     return Counter(letter.letter.path for letter in letters)
 
 
+def paths_in(registry: Path) -> Counter[str]:
+    """Paths of the rows of a registry."""
+    return Counter(str(values(line)[1]) for line in registry.read_text(encoding="utf-8").splitlines()[1:])
+
+
 def groups_of_replays(servers: str, topic: str) -> list[str]:
     found = AdminClient({"bootstrap.servers": servers}).list_consumer_groups().result(DEADLINE_S).valid
     return [group.group_id for group in found if group.group_id.startswith(f"ray_reproducer.replay.{topic}")]
@@ -115,7 +121,8 @@ def test_a_mended_extractor_gives_each_file_one_result_though_the_replay_is_kill
         return Counter(record.value["path"] for record in read_committed(results))
 
     # Everything that is bad fails, and one of the bad files is taken by retention.
-    code, _, err = start_program(*run, "run=drain").wait()
+    main = [*run, "group_id=registered", f"logs_dir={lab / 'LOGS'}", "run=drain"]
+    code, _, err = start_program(*main).wait()
     assert code == 3, err
     assert live_paths(bootstrap_servers, dead_letters) == Counter(f.version.relative_path for f in [gone, *bad])
     partition, offset = min(gone.places)
@@ -146,6 +153,16 @@ def test_a_mended_extractor_gives_each_file_one_result_though_the_replay_is_kill
     assert "bad gone.bin" in out
     # The replay that was killed could not take its group away; the other one did.
     assert len(groups_of_replays(bootstrap_servers, dead_letters)) <= 1
+
+    # The next run's registries have what both replays did, also if they are made anew.
+    registry, in_progress = sorted((lab / "LOGS").glob("*.csv"), reverse=True)
+    for _ in range(2):
+        code, _, err = start_program(*main).wait()
+        assert code == 0, err
+        assert paths_in(registry) == paths_of_results()
+        assert paths_in(in_progress) == Counter(["bad gone.bin"])
+        registry.unlink()
+        in_progress.unlink()
 
 
 def test_two_replays_at_once_give_no_result_twice_though_one_loses_its_committer(

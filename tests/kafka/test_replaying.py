@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Producer
 
+from ray_reproducer.core import result_header
 from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.errors import BrokerError, ForbiddenError, TransactionOpenError
 from ray_reproducer.core.outcome import Failure, Origin, dead_letter
@@ -134,6 +135,16 @@ def test_a_replayed_file_stays_the_file_of_the_group_that_it_failed_in(lab: Lab)
     plan = lab.replay().look(lab.source)
     owners = {finished_lately.tag_of(file.owner) for file in plan.files.values()}
     assert owners == {finished_lately.tag("ours", lab.topic_id)}
+
+
+def test_a_letter_says_in_whose_registries_its_file_is_if_it_is_in_any(lab: Lab) -> None:
+    origin = Origin(lab.source, lab.topic_id, "mine", "test")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    letter = dead_letter(lab.version("registered"), Failure("timeout", "slow"), {0: [0]}, origin, now)
+    lab.producer.produce(lab.letters, letter.value, letter.key, headers=list(result_header.encode(letter, "ours")))
+    lab.flush()
+    groups = {file.newest.path: file.group_id for file in lab.replay().look(lab.source).files.values()}
+    assert groups == {**dict.fromkeys(NAMES, ""), "registered": "ours"}
 
 
 def test_without_the_right_to_read_results_it_is_said_and_all_is_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.errors import BrokerError, ForbiddenError
 from ray_reproducer.core.live_letters import LiveLetters
 from ray_reproducer.core.outcome import Failure, Origin, dead_letter
-from ray_reproducer.kafka import admin, finished_lately
+from ray_reproducer.kafka import finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
 from ray_reproducer.kafka.faults import Health
@@ -95,10 +95,6 @@ def test_reading_needs_rights_on_the_topic_and_on_no_group(lab: Lab) -> None:
     lab.broker.revoke(ResourceType.TOPIC, lab.dead_letters, AclOperation.READ)
     with pytest.raises(BrokerError, match="not allowed to read the topic"):
         DeadLetterReader(clients, lab.dead_letters, LiveLetters(), ignore).refresh()
-    lab.broker.revoke(ResourceType.TOPIC, lab.dead_letters, AclOperation.DESCRIBE)
-    lab.broker.revoke(ResourceType.TOPIC, lab.dead_letters, AclOperation.WRITE)
-    with pytest.raises(BrokerError, match="can't see where .* begins and ends"):
-        admin.watermarks(clients, lab.dead_letters, (0,), DEADLINE_S)
     with pytest.raises(ForbiddenError):
         finished_lately.version_ids(clients, (lab.dead_letters,), tag, 10, Health(ignore), lambda _: None)
 
