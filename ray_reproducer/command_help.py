@@ -99,7 +99,7 @@ More
   --cfg job            the configuration that a command line makes, without running it
   HYDRA_FULL_ERROR=1   in the environment: errors with their traceback
   Exit codes           0 all well, 1 error, 2 wrong settings, 3 a file failed again or can't be replayed,
-                       4 another replay of the same dead letters took over
+                       4 another replay of the same dead letters took over, 5 stopped before its end
   Ctrl-C or SIGTERM    once: finish what is in flight, commit, leave; twice: leave now, nothing is lost
 """)
 

@@ -5,7 +5,7 @@ Rules:
 1. A replay reads only the offsets that the dead letters name. A file that gives metadata now has a normal result, and
    its dead letters are cleared, in the same transaction; one that fails again has a new dead letter in their place.
 2. Exit code 0: all that was meant has its result, or nothing was meant; 1: error; 2: wrong settings; 3: a file failed
-   again or can't be replayed; 4: another replay of the same dead letters has taken over.
+   again or can't be replayed; 4: another replay of the same dead letters has taken over; 5: stopped before its end.
 3. A list goes to stdout; everything else that is for people to stderr.
 4. A reason that this version does not give, and that no live dead letter has either, is refused: it is a typing error.
    (One that a letter has is of a later version.)
@@ -17,7 +17,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 EXIT_NOT_ALL: Final = 3
 """Exit code if a file failed again or can't be replayed."""
+EXIT_STOPPED: Final = 5
+"""Exit code if it was stopped before its end, as of a drain."""
 _DRAINS: Final = ("A replay always drains: it ends when all that it reads has its outcome.", "Leave run=... out.")
 _WITHOUT: Final = {"run": _DRAINS, "run.mode": _DRAINS, "kafka=embedded": EMBEDDED_REPLAY}
 """What the main program can be told and a replay can't."""
@@ -144,6 +146,8 @@ def run_again(plain: dict[str, Any]) -> int:
     replay_report.write_lines(lines, notes)
     if not plan.files:
         return EXIT_NOT_ALL if plan.refusals else 0
+    # The group is one that nobody has used, whatever the main program's is called.
+    settings = replace(settings, group_id=replay.new_group_id())
     return launch(settings, ray_settings, special=_Special(replay, settings).run())
 
 
@@ -192,8 +196,9 @@ class _Special:
         }
         plan = self.replay.plan
         lines = replay_report.summary_lines(progress, done.seconds, plan, left, names=names, stopped=done.stopped)
-        failed = progress.dead_letters > 0 or plan.refusals or (left and not done.stopped)
-        return "\n".join(lines), EXIT_NOT_ALL if failed else 0
+        failed = progress.dead_letters > 0 or plan.refusals or left
+        code = EXIT_STOPPED if left and done.stopped else EXIT_NOT_ALL if failed else 0
+        return "\n".join(lines), code
 
 
 def selection(replay: dict[str, Any], extractor: str | None) -> Selection:

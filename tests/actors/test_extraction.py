@@ -8,10 +8,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
@@ -21,11 +24,12 @@ from ray_reproducer.core.assembly import SegmentSlice
 from ray_reproducer.core.chunk import Chunk, FileVersion
 from ray_reproducer.core.errors import ExtractorError, OutputDirectoryError
 from ray_reproducer.core.outcome import MAX_TRACEBACK_CHARS, Failure
-from ray_reproducer.core.segment import pack
+from ray_reproducer.core.segment import OWN_BUFFER_BYTES, SegmentTable, pack
 
 SEGMENT = 1
 Extractor = Callable[[Any], Any]
 Run = Callable[..., "tuple[bytes | Failure, ...]"]
+RunFile = Callable[..., "bytes | Failure"]
 
 
 def chunks_of(path: str, parts: list[bytes]) -> list[Chunk]:
@@ -39,21 +43,49 @@ def chunks_of(path: str, parts: list[bytes]) -> list[Chunk]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """Run an extractor on files of one chunk: ``run(function, "a.csv", "b/c.csv")``."""
+def job(tmp_path: Path) -> Iterator[Callable[..., ExtractionJob]]:
+    """Make the job of an extractor; a test has one extractor only."""
     key = os.urandom(8).hex()
 
-    def made(extractor: Extractor, *paths: str, mode: Any = "memory") -> tuple[bytes | Failure, ...]:
-        job = ExtractionJob(key, cloudpickle.dumps(extractor), (), str(tmp_path / "out"), mode, 1000)
-        chunks = [chunk for path in paths for chunk in chunks_of(path, [path.encode()])]
-        files = [(SegmentSlice(SEGMENT, n, 1),) for n in range(len(chunks))]
-        return extract(job, files, {SEGMENT: StoredSegment.of(pack(chunks))}).answers
+    def made(extractor: Extractor, mode: Any = "memory") -> ExtractionJob:
+        return ExtractionJob(key, cloudpickle.dumps(extractor), (), str(tmp_path / "out"), mode, 1000)
 
     yield made
     for state in extraction._states.values():
         state.forget()
     for of_process in (extraction._states, extraction._extractors):
         of_process.clear()
+
+
+@pytest.fixture
+def run(job: Callable[..., ExtractionJob]) -> Run:
+    """Run an extractor on files of one chunk: ``run(function, "a.csv", "b/c.csv")``."""
+
+    def made(extractor: Extractor, *paths: str, mode: Any = "memory") -> tuple[bytes | Failure, ...]:
+        chunks = [chunk for path in paths for chunk in chunks_of(path, [path.encode()])]
+        files = [(SegmentSlice(SEGMENT, n, 1),) for n in range(len(chunks))]
+        return extract(job(extractor, mode), files, {SEGMENT: StoredSegment.of(pack(chunks))}).answers
+
+    return made
+
+
+@pytest.fixture
+def run_file(job: Callable[..., ExtractionJob]) -> RunFile:
+    """Run an extractor on one file, whose chunks lie in these segments."""
+
+    def made(extractor: Extractor, *segments: StoredSegment) -> bytes | Failure:
+        slices = [
+            SegmentSlice(number, 0, len(SegmentTable(segment.rows, segment.ends)))
+            for number, segment in enumerate(segments)
+        ]
+        (answer,) = extract(job(extractor), [slices], dict(enumerate(segments))).answers
+        return answer
+
+    return made
+
+
+def stored(*chunks: Chunk) -> StoredSegment:
+    return StoredSegment.of(pack(chunks))
 
 
 def failure(answer: bytes | Failure) -> Failure:
@@ -63,6 +95,32 @@ def failure(answer: bytes | Failure) -> Failure:
 
 def content(datafile: Any) -> dict[str, str]:
     return {"content": datafile.bytestring.decode()}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[memoryview, ...]]:
+    """What :func:`looking` has seen."""
+    pieces: list[tuple[memoryview, ...]] = []
+    # By a name: an extractor travels as a copy, and with it what it holds.
+    monkeypatch.setitem(sys.modules, "seen", pieces)
+    return pieces
+
+
+def looking(datafile: Any) -> dict[str, str]:
+    """An extractor that keeps the pieces that it is given."""
+    sys.modules["seen"].append(datafile.pieces)
+    return {}
+
+
+def places(pieces: Sequence[memoryview], *segments: StoredSegment) -> list[tuple[int, int, int]]:
+    """In which of the segments' buffers, counted through, each piece is, where it starts there, and its length."""
+    buffers = [buffer for segment in segments for buffer in segment.buffers]
+    found: list[tuple[int, int, int]] = []
+    for piece in pieces:
+        address = pa.py_buffer(piece).address
+        (number,) = [n for n, buffer in enumerate(buffers) if 0 <= address - buffer.address < buffer.size]
+        found.append((number, address - buffers[number].address, len(piece)))
+    return found
 
 
 # ---------------------------------------------------------------- rule 1
@@ -147,6 +205,52 @@ def test_rule_1_an_extractor_that_a_worker_can_not_load_ends_the_run(tmp_path: P
     job = ExtractionJob("broken", b"no pickle", (), str(tmp_path), "memory", 1000)
     with pytest.raises(ExtractorError, match="a worker can't load the extractor"):
         extract(job, [], {})
+
+
+# ---------------------------------------------------------------- rule 2
+
+
+def test_rule_2_the_bytes_of_a_file_that_is_well_are_hashed_once(
+    run_file: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = stored(*chunks_of("a", [b"one ", b"two ", b"three"]))
+    sha512, calls = hashlib.sha512, Counter[str]()
+
+    def counting(*data: Any) -> Any:
+        calls["sha512"] += 1
+        return sha512(*data)
+
+    monkeypatch.setattr(hashlib, "sha512", counting)
+    assert run_file(content, segment) == b'{"content":"one two three"}'
+    assert calls["sha512"] == 1
+
+
+@pytest.mark.parametrize(("chunks", "bad", "named"), [(3, [2], "2"), (3, [1, 3], "1, 3"), (14, range(1, 13), None)])
+def test_rule_2_chunks_that_do_not_match_their_own_hash_are_named(
+    run_file: RunFile, chunks: int, bad: Sequence[int], named: str | None
+) -> None:
+    sent = chunks_of("a", [b"%02d" % number for number in range(1, chunks + 1)])
+    came = [replace(chunk, data=b"xx") if chunk.index in bad else chunk for chunk in sent]
+    answer = failure(run_file(content, stored(*came)))
+    assert (answer.reason, answer.attempts) == ("hash_mismatch", 0)
+    named = named or "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more"
+    assert answer.error.endswith(f"; of its {chunks} chunks, these do not match their own hash: {named}")
+
+
+def test_rule_2_if_they_all_do_the_hash_of_the_file_is_wrong(run_file: RunFile) -> None:
+    chunks = chunks_of("a", [b"aa", b"bb"])
+    wrong = replace(chunks[0].version, file_hash=bytes(64))
+    answer = failure(run_file(content, stored(*(replace(chunk, version=wrong) for chunk in chunks))))
+    assert (answer.reason, answer.attempts) == ("hash_mismatch", 0)
+    assert answer.error.endswith("; each of its 2 chunks matches its own hash, so the hash of the file is wrong")
+
+
+@pytest.mark.parametrize(("at", "said"), [(1, "overlaps the one before it"), (3, "leaves a hole before it")])
+def test_chunks_that_do_not_follow_one_another_are_told(run_file: RunFile, at: int, said: str) -> None:
+    first, second = chunks_of("a", [b"aa", b"bb"])
+    answer = failure(run_file(content, stored(first, replace(second, write_offset=at))))
+    assert (answer.reason, answer.attempts) == ("inconsistent_chunks", 0)
+    assert answer.error == f"chunk 2 begins at byte {at}, but 2 was expected: it {said}"
 
 
 # ---------------------------------------------------------------- processes that are worn out
@@ -262,6 +366,45 @@ def test_a_guest_that_deletes_the_output_directory_does_no_harm_to_the_next(run:
 
 
 # ---------------------------------------------------------------- rules 3 and 4
+
+
+BIG = OWN_BUFFER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("sizes", "views"),
+    [
+        ([5], [(0, 0, 5)]),
+        ([2, 3, 4], [(0, 0, 9)]),
+        ([BIG, BIG], [(0, 0, BIG), (1, 0, BIG)]),
+        ([2, 3, BIG, 4], [(0, 0, 5), (1, 0, BIG), (2, 0, 4)]),
+    ],
+)
+def test_rule_3_a_file_is_views_of_its_segments_buffers_one_for_chunks_side_by_side(
+    run_file: RunFile, seen: list[tuple[memoryview, ...]], sizes: list[int], views: list[tuple[int, int, int]]
+) -> None:
+    segment = stored(*chunks_of("a", [bytes([number]) * size for number, size in enumerate(sizes)]))
+    run_file(looking, segment)
+    (pieces,) = seen
+    assert places(pieces, segment) == views
+
+
+def test_rule_3_chunks_that_came_in_another_order_are_views_too_in_the_order_of_the_file(
+    run_file: RunFile, seen: list[tuple[memoryview, ...]]
+) -> None:
+    first, second, third, fourth = chunks_of("a", [b"1", b"22", b"333", b"4444"])
+    segments = stored(third, fourth, first), stored(second)
+    run_file(looking, *segments)
+    (pieces,) = seen
+    assert b"".join(pieces) == b"1223334444"
+    assert places(pieces, *segments) == [(0, 7, 1), (1, 0, 2), (0, 0, 7)]
+
+
+def test_rule_3_of_repeated_chunks_the_first_to_come_counts(run_file: RunFile) -> None:
+    (first,) = chunks_of("a", [b"first"])
+    later = replace(first, data=b"later", chunk_hash=hashlib.sha512(b"later").digest())
+    assert run_file(content, stored(first), stored(later)) == b'{"content":"first"}'
+    assert failure(run_file(content, stored(later), stored(first))).reason == "hash_mismatch"
 
 
 def test_rule_3_what_is_kept_of_a_file_stays_as_it_was_and_can_not_be_written(

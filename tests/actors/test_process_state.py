@@ -187,7 +187,35 @@ def test_rule_2_what_an_import_adds_stays_and_what_it_takes_away_comes_back(tmp_
     check(textwrap.dedent(body), tmp_path)
 
 
-# ---------------------------------------------------------------- rules 4 to 6
+# ---------------------------------------------------------------- rules 3 to 6
+
+
+def test_rule_3_what_else_user_code_has_set_up_stays(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text("cache = []\n")
+    body = """
+    import logging, random, threading, warnings
+    import plugin
+    plugin.cache.append("kept")
+    file = open("mine", "w")
+    logging.getLogger("theirs").setLevel("ERROR")
+    warnings.filterwarnings("error", "theirs")
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, daemon=True)
+    thread.start()
+    random.seed(7)
+    drawn = random.getstate()
+    loaded = plugin
+    process.restore()
+    assert sys.modules["plugin"] is loaded and loaded.cache == ["kept"]
+    assert file.write("still open") == 10
+    assert logging.getLogger("theirs").level == logging.ERROR
+    assert warnings.filters[0][0] == "error"
+    assert thread.is_alive()
+    assert random.getstate() == drawn
+    end.set()
+    file.close()
+    """
+    check(textwrap.dedent(body), tmp_path)
 
 
 def test_rule_4_a_forked_child_ends_where_our_code_would_go_on(tmp_path: Path) -> None:

@@ -1,97 +1,359 @@
-"""What the supervisor passes on of what the actors tell, and how it ends; ``tests/faults`` has real processes."""
+"""How a run lives and ends, with actors that are not there; with real processes it is shown in ``tests/faults``.
+
+The rules are those at the head of ``actors/supervisor.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import pytest
+from ray.exceptions import RayActorError
 
 from ray_reproducer.actors import ray_cluster, supervisor
 from ray_reproducer.actors.committer_settings import News
 from ray_reproducer.actors.fleet import Fleet
 from ray_reproducer.actors.settings import PipelineSettings
-from ray_reproducer.actors.stopping import StopFlag
-from ray_reproducer.actors.supervisor import EXIT_DEAD_LETTERS, EXIT_NOT_DRAINED, _exit_code
+from ray_reproducer.actors.stopping import StopFlag, StoppedError
+from ray_reproducer.actors.supervisor import (
+    EXIT_DEAD_LETTERS,
+    EXIT_NOT_DRAINED,
+    LONG_LIFE_S,
+    LONGEST_PAUSE_S,
+    LOOK_INTERVAL_S,
+    MAX_FRUITLESS_LIVES,
+    Summary,
+    _exit_code,
+)
+from ray_reproducer.core.errors import (
+    BrokerAwayError,
+    BrokerError,
+    ConfigurationError,
+    ExtractorError,
+    FencedError,
+    PipelineError,
+    TopicMissingError,
+    TopicReplacedError,
+)
 from ray_reproducer.core.open_files import OpenFile
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.kafka.client_config import ClientConfigs
 
-RESULT = Outcome("a", "result", "k", b"")
-LEFT_OUT_SINCE_MS = 1_795_452_492_000
+WELL = Progress(results=3, drained=True)
+BEGAN_AT = {0: 7}
+"""Where each of the actors' lives says that the group began."""
+FINISHED = News(Progress(results=1), finished=True)
+Step: TypeAlias = "News | Exception | Callable[[], News]"
 
 
 class FakeFleet:
-    """Actors that tell something, and are done."""
+    """The actors of one life: each look finds the next step of a script, an error among them is raised."""
 
-    def __init__(self, *news: News) -> None:
-        self.told = list(news)
-        self.began_at: dict[int, int] = {}
+    def __init__(self, *steps: Step, start: Exception | None = None) -> None:
+        self.began_at: Mapping[int, int] = BEGAN_AT
+        self.calls: list[str] = []
+        self._steps = iter(steps)
+        self._start_error = start
 
     def start(self) -> None:
-        pass
+        if self._start_error is not None:
+            raise self._start_error
+
+    def news(self, *, want_open_files: bool = False) -> News:
+        del want_open_files
+        step = next(self._steps)
+        if isinstance(step, Exception):
+            raise step
+        return step if isinstance(step, News) else step()
+
+    def names(self) -> dict[str, str]:
+        return {}
 
     def set_slots(self, slots: int) -> None:
-        pass
+        assert slots == 1
 
     def take_new_partitions(self) -> list[int]:
         return []
 
-    def news(self, *, want_open_files: bool) -> News:
-        del want_open_files
-        return self.told.pop(0)
+    def drain(self) -> None:
+        self.calls.append("drain")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
 
     def end(self) -> None:
-        pass
+        self.calls.append("end")
 
 
-class Seen:
-    """An observer that takes note of what it is told about outcomes."""
+def lost(*before: Step) -> FakeFleet:
+    """A life in which an actor is lost."""
+    return FakeFleet(*before, RayActorError())
+
+
+def failing(error: Exception) -> FakeFleet:
+    """A life that does not begin."""
+    return FakeFleet(start=error)
+
+
+class Watching:
+    """An observer that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[object] = []
+        self.said: list[str] = []
+        self.restarts = 0
+        self.seen: list[object] = []
 
     def progress(self, progress: Progress) -> None:
         pass
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        self.told.append(tuple(outcomes))
-
-    def restarted(self) -> None:
-        self.told.append("restarted")
+        self.seen.append(tuple(outcomes))
 
     def left_out(self, since_ms: int) -> None:
-        self.told.append(since_ms)
+        self.seen.append(since_ms)
 
     def open_files(self, files: Sequence[OpenFile]) -> None:
         pass
 
+    def restarted(self) -> None:
+        self.restarts += 1
+
     def message(self, level: int, text: str) -> None:
-        pass
+        self.said.append(text)
 
 
-def test_outcomes_that_were_left_out_are_told_after_those_that_were_not(monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """Stands for the clock that only goes on, and for waiting."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time(self) -> float:
+        return self.now_s
+
+    def wait(self, timeout_s: float) -> None:
+        self.now_s += timeout_s
+        if timeout_s != LOOK_INTERVAL_S:
+            self.pauses.append(timeout_s)
+
+
+class Run:
+    """A run whose lives are given."""
+
+    def __init__(self, clock: Clock, lives: Iterable[FakeFleet], settings: Mapping[str, Any]) -> None:
+        self.clock = clock
+        self.observer = Watching()
+        self.stop = StopFlag()
+        self.began_at: list[dict[int, int]] = []
+        self.starts: list[str] = []
+        self.made: list[FakeFleet] = []
+        self._lives = iter(lives)
+        self._settings = PipelineSettings(
+            "raw", "results", "letters", create_topics=False, group_id="group", clients=ClientConfigs({}),
+            extractor=b"", extractor_name="none", **settings,
+        )  # fmt: skip
+
+    def __call__(self) -> Summary:
+        return supervisor.run(self._settings, self.observer, self.stop, self._make)
+
+    def _make(self, settings: PipelineSettings, _stop: StopFlag, began_at: Mapping[int, int]) -> Fleet:
+        self.began_at.append(dict(began_at))
+        self.starts.append(settings.start)
+        self.made.append(next(self._lives))
+        return cast("Fleet", self.made[-1])
+
+
+Runs: TypeAlias = "Callable[..., Run]"
+
+
+@pytest.fixture
+def run_of(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Make a run of some lives, with further settings by keyword."""
+    clock = Clock()
+    monkeypatch.setattr(supervisor, "time", clock)
+    monkeypatch.setattr(StopFlag, "wait", clock.wait)
+    monkeypatch.setattr(ray_cluster, "revive", lambda: False)
     monkeypatch.setattr(ray_cluster, "slots", lambda _: 1)
-    settings = PipelineSettings(
-        source_topic="raw",
-        results_topic="results",
-        dead_letters_topic="letters",
-        create_topics=False,
-        group_id="group",
-        clients=ClientConfigs.from_settings({"bootstrap.servers": "127.0.0.1:9"}),
-        extractor=b"",
-        extractor_name="none",
-        registries=True,
-    )
-    fleet = FakeFleet(News(outcomes=(RESULT,), left_out_since_ms=LEFT_OUT_SINCE_MS), News(finished=True))
-    seen = Seen()
-    supervisor.run(settings, seen, StopFlag(), lambda *_: cast("Fleet", fleet))
-    assert seen.told == [(RESULT,), LEFT_OUT_SINCE_MS]
+
+    def made(*lives: FakeFleet, **settings: Any) -> Run:
+        return Run(clock, lives, settings)
+
+    return made
 
 
-WELL = Progress(results=3, drained=True)
+def test_outcomes_that_were_left_out_are_told_after_those_that_were_not(run_of: Runs) -> None:
+    result, since_ms = Outcome("a", "result", "k", b""), 1_795_452_492_000
+    run = run_of(FakeFleet(News(outcomes=(result,), left_out_since_ms=since_ms), FINISHED), registries=True)
+    run()
+    assert run.observer.seen == [(result,), since_ms]
+
+
+# ---------------------------------------------------------------- rule 1
+
+
+def test_rule_1_lives_that_finish_nothing_one_after_the_other_end_the_run(run_of: Runs) -> None:
+    run = run_of(*(lost() for _ in range(MAX_FRUITLESS_LIVES + 5)))
+    with pytest.raises(PipelineError, match="a part of the program was lost"):
+        run()
+    assert len(run.made) == MAX_FRUITLESS_LIVES + 1
+    assert run.observer.restarts == MAX_FRUITLESS_LIVES
+    assert run.clock.pauses == [1.0, 2.0, 4.0, 8.0, LONGEST_PAUSE_S]
+    assert all(life.calls == ["end"] for life in run.made)
+
+
+def test_rule_1_where_the_group_began_is_handed_on_to_the_next_life(run_of: Runs) -> None:
+    run = run_of(lost(), lost(), FakeFleet(FINISHED))
+    run()
+    assert run.began_at == [{}, BEGAN_AT, BEGAN_AT]
+
+
+def test_rule_1_a_life_that_finished_a_file_begins_the_count_anew_and_counters_add_up(run_of: Runs) -> None:
+    lives = 2 * MAX_FRUITLESS_LIVES
+    run = run_of(*(lost(News(Progress(results=1, held=1))) for _ in range(lives)), FakeFleet(FINISHED))
+    summary = run()
+    assert (summary.progress.results, summary.progress.held) == (lives + 1, 0)
+    assert (run.observer.restarts, run.clock.pauses) == (lives, [])
+
+
+def test_rule_1_so_does_a_long_life_without_anything_to_do(run_of: Runs) -> None:
+    def long_silence() -> News:
+        run.clock.now_s += LONG_LIFE_S
+        return News()
+
+    run = run_of(*(lost(long_silence) for _ in range(2 * MAX_FRUITLESS_LIVES)), FakeFleet(FINISHED))
+    assert run().progress.results == 1
+
+
+def test_rule_1_an_embedded_broker_is_lost_with_what_it_held(run_of: Runs) -> None:
+    run = run_of(lost(), FakeFleet(FINISHED), embedded=True)
+    with pytest.raises(PipelineError):
+        run()
+
+
+# ---------------------------------------------------------------- rule 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FencedError("gone"), BrokerError("refused"), ExtractorError("no module"), ConfigurationError("no"),
+     BrokerAwayError("no answer"), TopicMissingError("no topic")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_rule_2_what_a_new_start_can_not_mend_ends_it_at_once(run_of: Runs, error: Exception) -> None:
+    run = run_of(failing(error), FakeFleet(FINISHED))
+    with pytest.raises(type(error)) as raised:
+        run()
+    assert raised.value is error
+    assert [life.calls for life in run.made] == [["end"]]
+
+
+@pytest.mark.parametrize("error", [FencedError("gone"), BrokerError("refused")], ids=["fenced", "refused"])
+def test_rule_2_also_after_it_has_begun(run_of: Runs, error: Exception) -> None:
+    run = run_of(FakeFleet(News(Progress(results=5)), error), FakeFleet(FINISHED))
+    with pytest.raises(type(error)):
+        run()
+    assert len(run.made) == 1
+
+
+def test_rule_2_a_broker_that_is_away_is_waited_for_once_the_run_has_begun(run_of: Runs) -> None:
+    times = 4 * MAX_FRUITLESS_LIVES
+    away = [failing(BrokerAwayError("no answer", hint="start it")) for _ in range(times)]
+    run = run_of(FakeFleet(BrokerAwayError("it is gone")), *away, FakeFleet(FINISHED))
+    assert run().progress.results == 1
+    assert run.observer.said == ["it is gone; it is waited for.", *["no answer; it is waited for."] * times]
+    assert run.clock.pauses == [LONGEST_PAUSE_S] * (times + 1)
+
+
+def test_rule_2_a_topic_that_is_gone_is_waited_for_only_if_it_is_to_come_back(run_of: Runs) -> None:
+    gone = TopicMissingError("no topic")
+    with pytest.raises(TopicMissingError):
+        run_of(lost(), failing(gone), FakeFleet(FINISHED))()
+    run = run_of(lost(), failing(gone), failing(gone), FakeFleet(FINISHED), topic_recreated="start_anew")
+    assert run().progress.results == 1
+    assert run.observer.said.count("no topic; it is waited for.") == 2
+
+
+def test_rule_2_a_topic_that_was_made_anew_is_read_from_its_beginning_if_that_is_wanted(run_of: Runs) -> None:
+    replaced = TopicReplacedError("another topic")
+    with pytest.raises(TopicReplacedError):
+        run_of(FakeFleet(replaced), FakeFleet(FINISHED))()
+    run = run_of(FakeFleet(replaced), FakeFleet(FINISHED), topic_recreated="start_anew", start="latest")
+    run()
+    assert run.began_at == [{}, {}]
+    assert run.starts == ["latest", "earliest"]
+
+
+# ---------------------------------------------------------------- rule 3
+
+
+def asking(run: Run, times: int = 1) -> Callable[[], News]:
+    """A look at which the run is asked to stop."""
+
+    def ask() -> News:
+        for _ in range(times):
+            run.stop.request()
+        return News()
+
+    return ask
+
+
+def test_rule_3_the_first_request_lets_what_is_in_flight_finish(run_of: Runs) -> None:
+    run = run_of()
+    run._lives = iter([FakeFleet(asking(run), News(), News(), FINISHED)])
+    summary = run()
+    assert (summary.stopped, summary.progress.results) == (True, 1)
+    assert run.made[0].calls == ["stop", "end"], "it is asked once"
+    assert run.observer.said == []
+
+
+def test_rule_3_for_a_limited_time(run_of: Runs) -> None:
+    run = run_of(shutdown_timeout_s=5.0)
+    looks = iter(range(1_000))
+
+    def going_on() -> News:
+        next(looks)
+        return News()
+
+    run._lives = iter([FakeFleet(asking(run), *[going_on] * 1_000)])
+    assert run().stopped
+    assert next(looks) == pytest.approx(5.0 / LOOK_INTERVAL_S, abs=2)
+    assert run.made[0].calls == ["stop", "end"]
+    assert run.observer.said == [
+        "What was in flight did not finish within shutdown_timeout=5 seconds; the next start will do it."
+    ]
+
+
+def test_rule_3_the_second_ends_everything_now(run_of: Runs) -> None:
+    run = run_of()
+    run._lives = iter([FakeFleet(asking(run), asking(run), FINISHED)])
+    assert run().stopped
+    assert run.made[0].calls == ["stop", "end"]
+    assert run.observer.said == ["Stopped at once. What was in flight will be done by the next start."]
+
+
+def test_rule_3_a_request_while_it_begins_ends_it_too(run_of: Runs) -> None:
+    run = run_of(failing(StoppedError()))
+    run()
+    assert run.made[0].calls == ["end"]
+    assert run.observer.said == ["Stopped. What was in flight will be done by the next start."]
+
+
+def test_rule_3_a_part_that_is_lost_after_the_request_is_not_made_anew(run_of: Runs) -> None:
+    run = run_of()
+    run._lives = iter([lost(asking(run)), FakeFleet(FINISHED)])
+    with pytest.raises(PipelineError, match="lost"):
+        run()
+    assert len(run.made) == 1
+
+
+# ---------------------------------------------------------------- exit codes
 
 
 @pytest.mark.parametrize(

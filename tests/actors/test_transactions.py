@@ -18,6 +18,7 @@ from ray_reproducer.core.events import Commit, Event, TransactionAborted, Transa
 from ray_reproducer.core.ledger import PartitionCommit
 from ray_reproducer.core.live_letters import Place
 from ray_reproducer.core.outcome import Facts, Outcome, result
+from ray_reproducer.kafka import finished_lately
 from ray_reproducer.kafka.delivery import CommittedOffset, Record
 
 ANSWER_S = 20.0
@@ -55,12 +56,14 @@ class FakeDelivery:
         pass
 
 
-def carried_out(delivery: FakeDelivery, clears: Clears | None = None) -> Event | Exception:
-    """How a transaction with three outcomes ended."""
+def carried_out(
+    delivery: FakeDelivery, clears: Clears | None = None, outcomes: tuple[Outcome, ...] = (RESULT, LETTER, FRESH)
+) -> Event | Exception:
+    """How a transaction with up to three outcomes ended."""
     reports: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
     thread = TransactionThread(delivery, "results", "letters", RecordHeaders(TAG), reports.put, clears)
     thread.start()
-    thread.submit(Commit((A, B, C), (RESULT, LETTER, FRESH), {0: PartitionCommit(7, "text")}))
+    thread.submit(Commit((A, B, C)[: len(outcomes)], outcomes, {0: PartitionCommit(7, "text")}))
     report = reports.get(timeout=ANSWER_S)
     thread.close()
     return report
@@ -141,3 +144,42 @@ def test_what_can_not_be_made_smaller_ends_the_run(refused: int, said: str) -> N
 
 def test_an_outcome_that_is_too_large_is_named() -> None:
     assert carried_out(FakeDelivery(refused=0)) == TransactionAborted(too_large=0)
+
+
+VERSION = FileVersion("", "a", "", bytes(64), 1)
+OTHER = bytes([7]) * 8
+
+
+@pytest.mark.parametrize(("owners", "tag"), [({}, TAG), ({VERSION.id: OTHER}, OTHER), ({A: OTHER}, TAG)])
+@pytest.mark.parametrize("final", [True, False])
+def test_a_record_says_which_file_of_whose_is_finished_or_may_be_sent_again(
+    owners: dict[bytes, bytes], tag: bytes, final: bool
+) -> None:
+    outcome = replace(LETTER, version=VERSION, final=final)
+    ((name, said),) = RecordHeaders(TAG, owners=owners).of(outcome)
+    assert name == finished_lately.HEADER
+    assert said == tag + VERSION.id + (b"" if final else b"\0")
+    assert finished_lately.tag_of(said) == tag
+    assert finished_lately.may_come_again(said) is not final
+
+
+def test_a_record_of_a_message_that_is_no_chunk_says_nothing_of_a_file() -> None:
+    assert RecordHeaders(TAG, "group", {VERSION.id: OTHER}).of(replace(LETTER, path="")) == ()
+
+
+def test_where_registries_are_on_a_record_tells_its_file_too() -> None:
+    outcome = replace(RESULT, version=VERSION)
+    assert RecordHeaders(TAG, "group").of(outcome) == (
+        *RecordHeaders(TAG).of(outcome),
+        *result_header.encode(outcome, "group"),
+    )
+
+
+def test_the_headers_go_with_the_records() -> None:
+    delivery = FakeDelivery()
+    carried_out(delivery, outcomes=(replace(RESULT, version=VERSION), replace(LETTER, version=VERSION, final=False)))
+    ((records, _),) = delivery.delivered
+    assert [record.headers for record in records] == [
+        ((finished_lately.HEADER, TAG + VERSION.id),),
+        ((finished_lately.HEADER, TAG + VERSION.id + b"\0"),),
+    ]

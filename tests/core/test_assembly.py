@@ -18,10 +18,12 @@ def version(name: str = "a", n_chunks: int = 3, content: int = 0) -> FileVersion
     return FileVersion("", name, "", bytes([content]) * 64, n_chunks)
 
 
-def receipt(of: FileVersion, *indices: int, segment: int = 1, first: int = 0, at_ms: int = 0) -> SegmentReceipt:
+def receipt(
+    of: FileVersion, *indices: int, segment: int = 1, first: int = 0, at_ms: int = 0, oldest_ms: int = 0
+) -> SegmentReceipt:
     count = len(indices)
     return SegmentReceipt(
-        of, SegmentSlice(segment, first, count), (0,) * count, tuple(indices), indices, 10 * count, at_ms
+        of, SegmentSlice(segment, first, count), (0,) * count, tuple(indices), indices, 10 * count, at_ms, oldest_ms
     )
 
 
@@ -89,7 +91,7 @@ def test_rule_4_references_stand_in_the_order_of_arrival() -> None:
         assembly.take(version().id)
 
 
-def test_rule_5_a_segment_is_used_as_long_as_an_open_version_holds_a_chunk_in_it() -> None:
+def test_rule_6_a_segment_is_used_as_long_as_an_open_version_holds_a_chunk_in_it() -> None:
     assembly = Assembly()
     files = [version(f"f{n}", 1) for n in range(3)]
     for first, of in enumerate(files):
@@ -145,6 +147,21 @@ def test_the_size_is_that_of_all_that_is_held() -> None:
     assembly.add(receipt(version(), 1, segment=1), NOW_S)
     assembly.add(receipt(version(), 2, 3, segment=2), NOW_S)
     assert assembly.get(version().id).size_bytes == 30
+
+
+@pytest.mark.parametrize("times", [(500, 300, 0, 400), (0, 300, 500), (300, 0)])
+def test_the_oldest_timestamp_is_that_of_the_oldest_chunk_which_has_one(times: tuple[int, ...]) -> None:
+    assembly = Assembly()
+    for index, oldest_ms in enumerate(times, start=1):
+        assembly.add(receipt(version(n_chunks=9), index, oldest_ms=oldest_ms), NOW_S)
+    assert assembly.get(version(n_chunks=9).id).oldest_ms == 300
+
+
+def test_when_a_chunk_came_last_is_the_time_of_its_receipt_also_if_it_repeats_one() -> None:
+    assembly = Assembly()
+    for index, now_s in ((1, 3.0), (2, 5.0), (2, 8.0)):
+        assembly.add(receipt(version(), index), now_s)
+        assert assembly.get(version().id).touched_s == now_s
 
 
 def test_what_is_missing_is_told_in_runs() -> None:

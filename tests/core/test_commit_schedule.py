@@ -72,7 +72,11 @@ def test_rule_2_not_without_a_change(schedule: CommitSchedule, outcomes: Outcome
     assert len(outcomes.plans) == 1
 
 
-def test_rule_2_at_once_when_waiting_would_add_nothing(schedule: CommitSchedule) -> None:
+@pytest.mark.parametrize("worth", [True, False])
+def test_rule_2_at_once_when_waiting_would_add_nothing(
+    schedule: CommitSchedule, outcomes: Outcomes, worth: bool
+) -> None:
+    outcomes.worth = worth
     assert schedule.plan(0.1, last=True) is SOMETHING
 
 

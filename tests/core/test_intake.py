@@ -294,10 +294,10 @@ def test_segment_ids_of_consumers_never_meet() -> None:
     assert len(set(ids)) == 15
 
 
-# ---------------------------------------------------------------- rule 6
+# ---------------------------------------------------------------- rule 7
 
 
-def test_rule_6_where_some_versions_are_wanted_all_else_is_filtered_out() -> None:
+def test_rule_7_where_some_versions_are_wanted_all_else_is_filtered_out() -> None:
     wanted = version("a", 2)
     taken = Intake(0, {0: PartitionStart(0)}, only={wanted.id})
     for offset, value in enumerate([message(wanted), message(version("b")), b"junk", None, message(wanted, 2)]):

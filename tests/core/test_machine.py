@@ -16,7 +16,7 @@ from ray_reproducer.core.assembly import SegmentReceipt, SegmentSlice
 from ray_reproducer.core.batching import BatchLimits
 from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.commit_metadata import CommittedState, decode
-from ray_reproducer.core.done_lately import DoneLately
+from ray_reproducer.core.done_lately import DoneLately, ExistingResults
 from ray_reproducer.core.errors import IllegalEventError
 from ray_reproducer.core.events import (
     Announce,
@@ -66,9 +66,10 @@ class Program:
         starts: dict[int, PartitionStart] | None = None,
         done_lately: Sequence[bytes] = (),
         damaged: Sequence[bytes] = (),
+        existing: ExistingResults | None = None,
     ) -> None:
         starts = starts or {0: PartitionStart(0)}
-        known = DoneLately(limits.versions_remembered, limits.duplicates, done_lately, damaged)
+        known = DoneLately(limits.versions_remembered, limits.duplicates, done_lately, damaged, existing)
         self.machine = Machine(Ledger(TOPIC_ID, starts), ORIGIN, limits, Moment(0.0, EPOCH_S), known)
         self.now_s = 0.0
         self.next = {p: start.position for p, start in starts.items()}
@@ -154,6 +155,27 @@ def one_file_to_commit(program: Program, name: str = "a") -> Commit:
     return commit
 
 
+def without_room(files: int, **limits: Any) -> Program:
+    """A machine with outcomes of so many files, of which the metadata (see ``limit_metadata``) has no room for most.
+
+    All of them lie between chunks of files that are incomplete; the first of these, ``z``, keeps the position at 0.
+    """
+    program = Program(MachineLimits(commit_interval_s=1.0, pool=PoolLimits(queued_tasks=files), **limits))
+    program.handle(SlotsChanged(1))
+    program.chunks(a_version("z", 2), 1)
+    for number in range(files):
+        program.chunks(a_version(f"{chr(ord('A') + number)}1", 2), 1)
+        program.chunks(a_version(f"{chr(ord('A') + number)}2"), 1)
+    program.tick()
+    program.handle(TransactionCommitted())
+    for task in range(1, files + 1):
+        program.answer(task)
+    while of_kind(Commit, program.tick()):
+        program.handle(TransactionCommitted())
+    assert program.machine.progress().outcomes_pending > 0
+    return program
+
+
 # ---------------------------------------------------------------- rule 1
 
 
@@ -223,6 +245,25 @@ def test_rule_1_instructions_of_one_event_are_not_given_again() -> None:
     kept = copy.copy(first)
     assert program.handle(Tick()) == []
     assert first == kept
+
+
+def test_rule_1_what_can_be_asked_changes_nothing() -> None:
+    program = Program()
+    program.handle(SlotsChanged(1))
+    one_file_to_commit(program)
+    program.chunks(a_version("open", 3), 2)
+    program.chunks(a_version("running"), 1)
+    program.poison()
+    before = state_of(program.machine)
+    told = program.machine.progress(lag_messages=5, broker_trouble="away")
+    assert len(program.machine.open_files(10)) == 3
+    assert program.machine.story.of_path("dir/open")
+    assert program.machine.story.of_offset(0, 0)
+    assert state_of(program.machine) == before
+    program.handle(TransactionCommitted())
+    program.tick()
+    program.handle(TransactionCommitted())
+    assert told.dead_letters_by_reason == {}, "what was told stays as it was"
 
 
 # ---------------------------------------------------------------- rule 2
@@ -347,21 +388,9 @@ def test_rule_3_a_transaction_carries_no_more_than_the_limit() -> None:
 def test_rule_3_outcomes_that_fit_only_together_with_later_ones_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, those that waited for want of room hid the one behind them that would have made the room, for ever."""
     limit_metadata(monkeypatch, 40)
-    names = [chr(ord("A") + number) for number in range(40)]
-    program = Program(MachineLimits(commit_interval_s=1.0, max_records=3, pool=PoolLimits(queued_tasks=40)))
-    program.handle(SlotsChanged(1))
-    program.chunks(a_version("z", 2), 1)
-    for name in names:
-        program.chunks(a_version(f"{name}1", 2), 1)
-        program.chunks(a_version(f"{name}2"), 1)
-    program.tick()
-    program.handle(TransactionCommitted())
-    for task in range(1, 41):
-        program.answer(task)
-    while of_kind(Commit, program.tick()):
-        program.handle(TransactionCommitted())
+    program = without_room(files=40, max_records=3)
     assert program.machine.progress().outcomes_pending > 3, "this is about more than a transaction carries"
-    for name in ["z", *(f"{letter}1" for letter in names)]:
+    for name in ["z", *(f"{chr(ord('A') + number)}1" for number in range(40))]:
         (start,) = of_kind(StartTask, program.chunks(a_version(name, 2), 2))
         program.answer(start.task)
     while of_kind(Commit, program.tick()):
@@ -655,6 +684,14 @@ def test_a_drain_of_nothing_ends_at_once() -> None:
     assert Finish() in program.handle(TransactionCommitted())
 
 
+def test_a_drain_that_leaves_outcomes_behind_has_not_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_metadata(monkeypatch, 40)
+    program = without_room(files=20)
+    assert of_kind(Finish, program.handle(DrainTo({0: program.next[0]})))
+    assert program.machine.progress().outcomes_pending > 0
+    assert not program.machine.progress().drained
+
+
 def test_a_drain_does_not_wait_for_files_that_are_incomplete() -> None:
     program = Program()
     program.handle(DrainTo({0: 1}))
@@ -748,6 +785,17 @@ def test_rule_6_what_earlier_lives_have_finished_is_a_repeat() -> None:
     assert not of_kind(StartTask, program.chunks(a_version("a"), 1))
     assert program.machine.progress().duplicates == 1
     assert program.position() == 1
+
+
+def test_rule_6_a_result_of_another_program_makes_its_file_a_repeat() -> None:
+    existing = ExistingResults()
+    existing.add(a_version("a").result_key.encode(), int(EPOCH_S * 1000))
+    program = Program(existing=existing)
+    program.handle(SlotsChanged(1))
+    assert not of_kind(StartTask, program.chunks(a_version("a"), 1))
+    assert program.position() == 1
+    assert program.machine.progress().duplicates == 1
+    assert of_kind(StartTask, program.chunks(a_version("b"), 1))
 
 
 def test_rule_6_with_reprocess_a_finished_file_that_comes_again_is_a_file_like_any_other() -> None:
@@ -870,6 +918,7 @@ def test_rule_8_a_whole_file_that_comes_during_the_transaction_and_a_part_of_it_
     after = program.handle(TransactionAborted())
     (start,) = of_kind(StartTask, after)
     assert of_kind(ReleaseSegments, after) == [ReleaseSegments((3,))]
+    assert program.machine.progress().duplicates == 2, "chunks of the last segment: the file was whole"
     program.answer(start.task)
     program.tick(1.0)
     program.handle(TransactionCommitted())
@@ -930,6 +979,41 @@ def test_rule_8_the_first_message_of_a_stream_is_not_given_up_by_the_clock_alone
     old = replace(old, receipts=tuple(receipt._replace(timestamp_ms=1_000) for receipt in old.receipts))
     program.handle(Delivered(old))
     assert program.machine.progress().files_incomplete == 1
+
+
+def test_rule_8_nothing_is_given_up_before_the_past_was_read_again() -> None:
+    program = Program(IMPATIENT, starts={0: PartitionStart(0, CommittedState(TOPIC_ID, frozenset(), ((0, 1),), 8))})
+    program.chunks(a_version("a", 2), 1)
+    program.handle(Delivered(Delivery(read_to_ms={0: AT_END})))
+    program.tick(1_000.0)
+    assert program.machine.progress().outcomes_pending == 0, "what it lacks may lie in what is read again"
+    program.skip(8)
+    program.tick(1_000.0)
+    assert program.machine.progress().outcomes_pending == 1
+
+
+def test_rule_8_nothing_is_given_up_before_a_new_partition_was_read() -> None:
+    program = Program(IMPATIENT)
+    program.handle(Delivered(Delivery(read_to_ms={0: AT_END})))
+    program.chunks(a_version("a", 2), 1)
+    program.handle(PartitionsAdded({1: 0}))
+    program.tick(1_000.0)
+    assert program.machine.progress().outcomes_pending == 0
+    program.handle(Delivered(Delivery(read_to_ms={1: AT_END})))
+    program.tick(1_000.0)
+    assert program.machine.progress().outcomes_pending == 1
+
+
+def test_rule_8_a_chunk_that_was_read_just_now_gives_its_file_a_while() -> None:
+    program = Program(IMPATIENT)
+    program.handle(Delivered(Delivery(read_to_ms={0: AT_END})))
+    program.now_s = 1_000.0
+    old = program.delivery(a_version("a", 2), 1)
+    old = replace(old, receipts=tuple(receipt._replace(timestamp_ms=1_000) for receipt in old.receipts))
+    program.handle(Delivered(old))
+    assert program.machine.progress().outcomes_pending == 0
+    program.tick(IMPATIENT.patience.grace_s)
+    assert program.machine.progress().outcomes_pending == 1
 
 
 def test_rule_8_nothing_is_given_up_by_a_program_that_is_to_stop() -> None:

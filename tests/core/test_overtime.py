@@ -67,3 +67,30 @@ def test_of_many_tasks_some_are_named_and_the_others_counted() -> None:
     seen = [warning for _ in range(60) for warning in of_kind(Warn, made.tick(1.0))]
     assert Warn("The extractor has been at the files of 3 other tasks for as long.") in seen
     assert len(seen) <= NAMED_A_MINUTE + 1
+
+
+def test_each_minute_as_many_are_named_and_others_counted_anew() -> None:
+    made = Program(MachineLimits(pool=PoolLimits(warn_after_s=60.0, queued_tasks=0)))
+    made.handle(SlotsChanged(NAMED_A_MINUTE + 1))
+
+    def begin(first: int, tasks: int) -> None:
+        for number in range(first, first + tasks):
+            made.chunks(a_version(chr(96 + number)), 1)
+            made.handle(TaskBegan(number))
+
+    def warnings(seconds: int) -> list[str]:
+        return [warning.text for _ in range(seconds) for warning in of_kind(Warn, made.tick(1.0))]
+
+    def end(first: int, tasks: int) -> None:
+        for number in range(first, first + tasks):
+            made.answer(number)
+
+    begin(1, NAMED_A_MINUTE + 1)
+    assert len(warnings(61)) == NAMED_A_MINUTE
+    end(1, NAMED_A_MINUTE + 1)
+    begin(NAMED_A_MINUTE + 2, NAMED_A_MINUTE)
+    others, *named = warnings(61)
+    assert others == "The extractor has been at the files of 1 other tasks for as long."
+    assert [text[:5] for text in named] == [f"dir/{chr(96 + NAMED_A_MINUTE + 2 + n)}" for n in range(NAMED_A_MINUTE)]
+    end(NAMED_A_MINUTE + 2, NAMED_A_MINUTE)
+    assert warnings(200) == []

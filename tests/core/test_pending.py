@@ -6,10 +6,12 @@ from random import Random
 
 import pytest
 
+from ray_reproducer.core.events import Commit, DrainTo, StopRequested
 from ray_reproducer.core.ledger import CommitPlan, Ledger, PartitionStart
 from ray_reproducer.core.outcome import Outcome
 from ray_reproducer.core.pending import PendingOutcomes
 from tests.core.test_ledger import W, limit_metadata, numbered, restored
+from tests.core.test_machine import of_kind, without_room
 
 RETRY_S = 5.0
 FEW = 3
@@ -101,6 +103,33 @@ def test_rule_3_when_there_was_room_for_most_there_may_be_more() -> None:
     setting = Setting(files=2)
     assert len(setting.commit().carried) == 2
     assert setting.pending.worth_planning(0.0)
+
+
+@pytest.mark.parametrize("last", [StopRequested(), "drain"], ids=["stop", "drain"])
+def test_rule_3_it_is_looked_for_when_nothing_else_is_to_come(
+    monkeypatch: pytest.MonkeyPatch, last: StopRequested | str
+) -> None:
+    limit_metadata(monkeypatch, 40)
+    program = without_room(files=20)
+    monkeypatch.undo()  # there is room now, and no position has moved
+    program.poison()
+    assert not of_kind(Commit, program.tick())
+    event = DrainTo({0: program.next[0]}) if isinstance(last, str) else last
+    assert of_kind(Commit, program.handle(event))
+
+
+@pytest.mark.parametrize("retry_s", [3.0, 30.0])
+def test_rule_3_every_few_seconds_are_as_many_as_the_limits_say(
+    monkeypatch: pytest.MonkeyPatch, retry_s: float
+) -> None:
+    limit_metadata(monkeypatch, 40)
+    program = without_room(files=20, room_retry_s=retry_s)
+    since_s = program.machine._outcomes._no_room_since_s
+    assert since_s is not None
+    monkeypatch.undo()
+    program.poison()
+    assert not of_kind(Commit, program.tick(since_s + retry_s - 0.1 - program.now_s))
+    assert of_kind(Commit, program.tick(0.2))
 
 
 def test_rule_3_waiting_for_the_past_to_be_read_again_is_no_want_of_room() -> None:

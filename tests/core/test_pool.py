@@ -189,6 +189,17 @@ def test_rule_3_an_answer_ends_the_count() -> None:
     assert made.crashed(task, "worker_crashed", "") == {name(0): None}
 
 
+def test_rule_3_so_does_the_failure() -> None:
+    made = pool(files=1, max_crashes=2)
+    failed: list[bool] = []
+    for _ in range(4):
+        (task,) = start(made)
+        (failure,) = made.crashed(task, "worker_crashed", "").values()
+        failed.append(failure is not None)
+        made.wait(name(0), 10, alone=True)
+    assert failed == [False, True, False, True], "the same file may be sent again"
+
+
 def run_all(made: ExtractionPool, crashing: set[bytes], hanging: set[bytes]) -> tuple[dict[bytes, int], float]:
     """Run one task after the other until nothing waits: how often each file was started, and how long it all took."""
     starts: Counter[bytes] = Counter()

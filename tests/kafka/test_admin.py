@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from ray_reproducer.core.errors import BrokerError, ConfigurationError
 from ray_reproducer.kafka import admin
@@ -47,6 +47,22 @@ def test_limits_of_partitions(embedded: ClientConfigs) -> None:
         producer.produce("raw", b"x", partition=1)
     assert producer.flush(WAIT_S) == 0
     assert admin.watermarks(embedded, "raw", (0, 1)) == {0: (0, 0), 1: (0, 3)}
+
+
+def test_limits_that_may_not_be_seen_are_said_in_our_words(
+    embedded: ClientConfigs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forbidden:
+        def get_watermark_offsets(self, *_: object, **__: object) -> None:
+            raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(admin, "open_consumer", lambda *_: Forbidden())
+    with pytest.raises(BrokerError, match=r"can't see where raw \[0\] begins and ends") as error:
+        admin.watermarks(embedded, "raw", (0,))
+    assert error.value.hint == "Grant DESCRIBE on the topic raw."
 
 
 def test_the_embedded_cluster_has_no_group_members(embedded: ClientConfigs) -> None:
