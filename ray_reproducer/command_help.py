@@ -9,7 +9,9 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
+from ray_reproducer.core.reasons import REASONS
 from ray_reproducer.hydra_command import CONF_DIRECTORY, user_conf_directory
+from ray_reproducer.observability.summary import meaning
 
 _KEYS_MARK: Final = "# keys\n"
 """In a primary configuration: what follows is for people."""
@@ -89,12 +91,15 @@ $keys
 
 Keys of the choices
 $choices
+Reasons, for replay.reason
+$reasons
+
 More
   --list, --details    short for replay.list=true, replay.details=true
   --cfg job            the configuration that a command line makes, without running it
   HYDRA_FULL_ERROR=1   in the environment: errors with their traceback
   Exit codes           0 all well, 1 error, 2 wrong settings, 3 a file failed again or can't be replayed,
-                       4 another replay of the same dead letters took over
+                       4 another replay of the same dead letters took over, 5 stopped before its end
   Ctrl-C or SIGTERM    once: finish what is in flight, commit, leave; twice: leave now, nothing is lost
 """)
 
@@ -136,7 +141,10 @@ def upload_help() -> str:
 
 def replay_help() -> str:
     """Return the help of ``python -m ray_reproducer.replay``, as a template for Hydra."""
-    return _with_groups(_REPLAY, "ray_reproducer_replay", ["kafka=default", "ray=local", "ray=cluster"])
+    width = max(map(len, REASONS))
+    reasons = "\n".join(f"  {reason:{width}}  {meaning(reason)}" for reason in REASONS)
+    choices = ["kafka=default", "ray=local", "ray=cluster"]
+    return _with_groups(_REPLAY, "ray_reproducer_replay", choices, reasons=reasons)
 
 
 def no_extractor() -> str:
@@ -146,9 +154,10 @@ def no_extractor() -> str:
     return _NO_EXTRACTOR.substitute(shipped=_extractors(CONF_DIRECTORY), own=own or "  none")
 
 
-def _with_groups(template: Template, config_name: str, choices: list[str]) -> str:
+def _with_groups(template: Template, config_name: str, choices: list[str], **more: str) -> str:
     _, _, keys = (CONF_DIRECTORY / f"{config_name}.yaml").read_text(encoding="utf-8").partition(_KEYS_MARK)
-    text = template.substitute(groups="\0", keys=_indented(keys), choices="\n".join(map(_choice, choices)) + "\n")
+    described = "\n".join(map(_choice, choices)) + "\n"
+    text = template.substitute(groups="\0", keys=_indented(keys), choices=described, **more)
     return text.replace("$", "$$").replace("\0", "$APP_CONFIG_GROUPS")
 
 

@@ -27,6 +27,17 @@ MAX_CHUNK_BYTES: Final = 64 * 1024 * 1024
 """Largest upload.chunk_size that is believed to be meant; brokers take 1 MiB unless told otherwise."""
 LEAST_VIEW_INTERVAL_S: Final = 1.0
 """Heartbeats and log messages that come faster than this can't be meant."""
+_NAME_A_BROKER: Final = "Name a broker: kafka.bootstrap.servers=HOST:PORT"
+EMBEDDED_UPLOAD: Final = (
+    "kafka=embedded forgets everything with the end of the program: nobody could read what was sent.",
+    _NAME_A_BROKER,
+)
+"""Why an upload can't have the embedded broker, and what to do."""
+EMBEDDED_REPLAY: Final = (
+    "kafka=embedded forgets everything with the end of the program: there are no dead letters.",
+    _NAME_A_BROKER,
+)
+"""Why a replay can't have it, and what to do."""
 _GROUP_ID_SAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -83,7 +94,7 @@ def upload_command(config: DictConfig) -> UploadCommand:
     if upload is None:
         raise ConfigurationError("upload.path must be given.", hint="Add upload.path=DIR.")
     return UploadCommand(
-        clients=_clients(plain, embedded=False),
+        clients=_real_clients(plain, EMBEDDED_UPLOAD),
         topic=plain["topics"]["source"],
         create_topic=plain["topics"]["create"],
         path=Path(upload.path),
@@ -245,15 +256,19 @@ def kafka_clients(plain: dict[str, Any]) -> ClientConfigs:
     Raises:
         ConfigurationError: no broker is named, or a setting is none.
     """
+    return _real_clients(plain, EMBEDDED_REPLAY)
+
+
+def _real_clients(plain: dict[str, Any], refusal: tuple[str, str]) -> ClientConfigs:
+    """Make the settings of clients for a command that can't have the embedded broker, with the reason for that."""
     if plain["kafka"].get("embedded", False):
-        raise ConfigurationError(
-            "kafka=embedded forgets everything with the end of the program: there are no dead letters.",
-            hint="Name a broker: kafka.bootstrap.servers=HOST:PORT",
-        )
-    return _clients(plain, embedded=False)
+        raise ConfigurationError(refusal[0], hint=refusal[1])
+    return _clients(plain, embedded=False, instead="")
 
 
-def _clients(plain: dict[str, Any], *, embedded: bool) -> ClientConfigs:
+def _clients(
+    plain: dict[str, Any], *, embedded: bool, instead: str = ", or kafka=embedded to try it without a broker"
+) -> ClientConfigs:
     kafka = {name: value for name, value in plain["kafka"].items() if name != "embedded"}
     clients = ClientConfigs.from_settings(kafka, plain.get("consumer"), plain["producer"])
     if embedded and clients.servers:
@@ -264,7 +279,7 @@ def _clients(plain: dict[str, Any], *, embedded: bool) -> ClientConfigs:
     if not embedded and not clients.servers:
         raise ConfigurationError(
             "No Kafka broker is named.",
-            hint="Add kafka.bootstrap.servers=HOST:PORT, or kafka=embedded to try it without a broker.",
+            hint=f"Add kafka.bootstrap.servers=HOST:PORT{instead}.",
         )
     return clients
 

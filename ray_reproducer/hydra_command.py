@@ -8,6 +8,7 @@ Rules:
    ``HYDRA_FULL_ERROR=1`` asks for it. Any other error is a defect of this program, and says so.
 4. Several brokers stand with commas between them, as everywhere; Hydra alone would take that for a sweep.
 5. In a multirun each job runs, whatever becomes of the others; the exit code is the worst one.
+6. A group, or an option of one, that a command does not have is not in its help, and who chooses it is told why.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,12 +63,15 @@ class Command:
         schema: the dataclass with its keys.
         job: does the work for one composed configuration and returns an exit code.
         help_text: makes what ``--help`` prints; ``$APP_CONFIG_GROUPS`` in it becomes the list of groups.
+        without: groups (``run``), options (``kafka=embedded``) and keys that other commands have and this one has not,
+            each with what is said to who gives it, and what to do instead.
     """
 
     config_name: str
     schema: type
     job: Callable[[DictConfig], int]
     help_text: Callable[[], str]
+    without: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def run_command(command: Command, arguments: Sequence[str]) -> int:
@@ -83,8 +87,9 @@ def run_command(command: Command, arguments: Sequence[str]) -> int:
 
     def run() -> int:
         refuse_secrets_in_overrides(arguments)
+        _refuse_choices(arguments, command.without)
         _prepare_hydra(command.config_name)
-        OmegaConf.register_new_resolver("ray_reproducer.help", command.help_text, replace=True)
+        OmegaConf.register_new_resolver("ray_reproducer.help", lambda: _help(command), replace=True)
         if "--resolve" in arguments:  # --cfg job --resolve prints the configuration with the environment's values
             OmegaConf.register_new_resolver("oc.env", _environment_without_secrets, replace=True)
         main = hydra.main(config_path=str(CONF_DIRECTORY), config_name=command.config_name, version_base="1.3")
@@ -164,6 +169,29 @@ def _prepare_hydra(config_name: str) -> None:
     config_schema.register()
     Plugins.instance().register(UserConfDirectory)
     OmegaConf.register_new_resolver("ray_reproducer.private_directory", _private_directory, replace=True)
+
+
+def _refuse_choices(arguments: Sequence[str], without: Mapping[str, tuple[str, str]]) -> None:
+    for argument in arguments:
+        key, _, values = argument.lstrip("+").partition("=")
+        # In a multirun there may be several options, with commas between.
+        for choice in (key, *(f"{key}={value}" for value in values.strip("'\"").split(","))):
+            if choice in without:
+                message, hint = without[choice]
+                raise ConfigurationError(message, hint=hint)
+
+
+def _help(command: Command) -> str:
+    """Fill in the groups that the command has, with their options (rule 6): Hydra would list those of all commands."""
+    ours = GlobalHydra.instance().hydra
+    if ours is None:
+        return command.help_text()
+    lines = []
+    for group in sorted(ours.list_all_config_groups()):
+        if group.partition("/")[0] != "hydra" and group not in command.without:
+            options = sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+            lines.append(f"{group}: {', '.join(o for o in options if f'{group}={o}' not in command.without)}\n")
+    return command.help_text().replace("$APP_CONFIG_GROUPS", "".join(lines).replace("$", "$$"))
 
 
 @functools.cache

@@ -180,6 +180,7 @@ class _Observer:
         self.message: Callable[[int, str], None] = views.message
         self.open_files: Callable[[Sequence[OpenFile]], None] = views.open_files
         self.restarted: Callable[[], None] = views.restarted
+        self.left_out: Callable[[int], None] = views.left_out
         self._display = display
         self._results = results
         self._views = views

@@ -5,8 +5,10 @@ Rules:
 1. A replay reads only the offsets that the dead letters name. A file that gives metadata now has a normal result, and
    its dead letters are cleared, in the same transaction; one that fails again has a new dead letter in their place.
 2. Exit code 0: all that was meant has its result, or nothing was meant; 1: error; 2: wrong settings; 3: a file failed
-   again or can't be replayed; 4: another replay of the same dead letters has taken over.
+   again or can't be replayed; 4: another replay of the same dead letters has taken over; 5: stopped before its end.
 3. A list goes to stdout; everything else that is for people to stderr.
+4. A reason that this version does not give, and that no live dead letter has either, is refused: it is a typing error.
+   (One that a letter has is of a later version.)
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,9 +26,12 @@ from rich.console import Console
 
 from ray_reproducer.app import prepared
 from ray_reproducer.command_help import no_extractor, replay_help
-from ray_reproducer.config import check_regex, checked, kafka_clients
+from ray_reproducer.config import EMBEDDED_REPLAY, check_regex, checked, kafka_clients
+from ray_reproducer.config_checks import closest
 from ray_reproducer.config_schema import MAIN_CONFIG, REPLAY_CONFIG, AppConfig, ReplayAppConfig, RunMode, StartAt
 from ray_reproducer.core.errors import ConfigurationError, ExtractorError, TransactionOpenError
+from ray_reproducer.core.live_letters import Letter
+from ray_reproducer.core.reasons import REASONS
 from ray_reproducer.core.replay_plan import ReplayPlan, Selection, failed_files
 from ray_reproducer.hydra_command import CONF_DIRECTORY, Command, run_command
 from ray_reproducer.kafka.replaying import Replay
@@ -43,6 +48,11 @@ if TYPE_CHECKING:
 
 EXIT_NOT_ALL: Final = 3
 """Exit code if a file failed again or can't be replayed."""
+EXIT_STOPPED: Final = 5
+"""Exit code if it was stopped before its end, as of a drain."""
+_DRAINS: Final = ("A replay always drains: it ends when all that it reads has its outcome.", "Leave run=... out.")
+_WITHOUT: Final = {"run": _DRAINS, "run.mode": _DRAINS, "kafka=embedded": EMBEDDED_REPLAY}
+"""What the main program can be told and a replay can't."""
 _FLAGS: Final = {"--list": "replay.list=true", "--details": "replay.details=true"}
 _LOG: Final = logging.getLogger("ray_reproducer.replay")
 
@@ -53,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what stands after the program's name; None: ``sys.argv``.
     """
-    command = Command(config_name=REPLAY_CONFIG, schema=ReplayAppConfig, job=run_job, help_text=replay_help)
+    command = Command(
+        config_name=REPLAY_CONFIG, schema=ReplayAppConfig, job=run_job, help_text=replay_help, without=_WITHOUT
+    )
     given = sys.argv[1:] if arguments is None else arguments
     return run_command(command, [_FLAGS.get(argument, argument) for argument in given])
 
@@ -82,6 +94,7 @@ def show(plain: dict[str, Any]) -> int:
     clients.check()
     replay = Replay(clients, topic, meant, _LOG.warning)
     replay.refresh()
+    refuse_unknown_reasons(meant, replay.letters, topic)
     files = replay.chosen()
     console = replay_report.list_console()
     if files:
@@ -111,13 +124,15 @@ def run_again(plain: dict[str, Any]) -> int:
     if not plain["extractor"]:
         raise ExtractorError(no_extractor())
     topic = dead_letters_topic(topics)
-    selection(plain["replay"], None)  # what is wrong there is said before anything is loaded
+    # What is wrong there is said before anything is loaded.
+    selection(plain["replay"], None)
+    kafka_clients(plain)
     settings, ray_settings = prepared(_as_main(plain, topic))
     settings.clients.check()
     extractor = plain["replay"]["extractor"] or settings.extractor_name
     meant = selection(plain["replay"], extractor)
     replay = Replay(settings.clients, topic, meant, _LOG.warning, settings.results_topic)
-    plan = _first_look(replay, settings)
+    plan = _first_look(replay, settings, meant)
     notes = Console(file=sys.stderr)
     replay_report.write_lines(_foreign(replay, topic), notes)
     replay_report.write_lines(replay_report.cleared_lines(replay.cleared, settings.results_topic), notes)
@@ -131,18 +146,25 @@ def run_again(plain: dict[str, Any]) -> int:
     replay_report.write_lines(lines, notes)
     if not plan.files:
         return EXIT_NOT_ALL if plan.refusals else 0
+    # The group is one that nobody has used, whatever the main program's is called.
+    settings = replace(settings, group_id=replay.new_group_id())
     return launch(settings, ray_settings, special=_Special(replay, settings).run())
 
 
-def _first_look(replay: Replay, settings: PipelineSettings) -> ReplayPlan:
-    try:
+def _first_look(replay: Replay, settings: PipelineSettings, meant: Selection) -> ReplayPlan:
+    def look() -> ReplayPlan:
+        replay.refresh()
+        refuse_unknown_reasons(meant, replay.letters, settings.dead_letters_topic)
         return replay.look(settings.source_topic)
+
+    try:
+        return look()
     except TransactionOpenError as error:
         if settings.delivery != "exactly_once":
             raise
         _LOG.warning("%s. If it is one of an earlier replay, it is ended now.", error.message)
         replay.end_leftovers(settings.source_topic)
-        return replay.look(settings.source_topic)
+        return look()
 
 
 @dataclass(frozen=True)
@@ -174,8 +196,9 @@ class _Special:
         }
         plan = self.replay.plan
         lines = replay_report.summary_lines(progress, done.seconds, plan, left, names=names, stopped=done.stopped)
-        failed = progress.dead_letters > 0 or plan.refusals or (left and not done.stopped)
-        return "\n".join(lines), EXIT_NOT_ALL if failed else 0
+        failed = progress.dead_letters > 0 or plan.refusals or left
+        code = EXIT_STOPPED if left and done.stopped else EXIT_NOT_ALL if failed else 0
+        return "\n".join(lines), code
 
 
 def selection(replay: dict[str, Any], extractor: str | None) -> Selection:
@@ -200,6 +223,28 @@ def selection(replay: dict[str, Any], extractor: str | None) -> Selection:
     if since and until and since >= until:
         raise ConfigurationError(f"replay.since={replay['since']} is not before replay.until={replay['until']}.")
     return Selection(replay["path"], tuple(reasons), since, until, extractor)
+
+
+def refuse_unknown_reasons(meant: Selection, letters: Iterable[Letter], topic: str) -> None:
+    """Refuse reasons that nothing can have (rule 4).
+
+    Args:
+        meant: which letters are meant.
+        letters: the live ones.
+        topic: where they are.
+
+    Raises:
+        ConfigurationError: there is such a reason.
+    """
+    known = list(dict.fromkeys([*REASONS, *(letter.letter.reason for letter in letters)]))
+    unknown = [reason for reason in meant.reasons if reason not in known]
+    if unknown:
+        near = closest(unknown[0], known)
+        raise ConfigurationError(
+            f"replay.reason={unknown[0]} is no reason: this version gives none of that name, and no dead letter on "
+            f"{topic} has it.",
+            hint=f"{f'Did you mean {near}? ' if near else ''}There are: {printable(', '.join(known))}.",
+        )
 
 
 def dead_letters_topic(topics: dict[str, Any]) -> str:

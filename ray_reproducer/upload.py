@@ -25,7 +25,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.text import Text
 
 from ray_reproducer.command_help import upload_help
-from ray_reproducer.config import UploadCommand, upload_command
+from ray_reproducer.config import EMBEDDED_UPLOAD, UploadCommand, upload_command
 from ray_reproducer.config_schema import UPLOAD_CONFIG, UploadAppConfig
 from ray_reproducer.hydra_command import Command, run_command
 from ray_reproducer.kafka import admin
@@ -39,6 +39,12 @@ _SHOWN_FAILURES: Final = 20
 """How many failures are named at the end: a screen of them."""
 _SIGNAL_EXIT: Final = 128
 """A shell gives 128 plus the number of the signal."""
+_ONLY_SENDS: Final = ("An upload only sends files: it has no extractor, no run and no Ray.", "Leave it out.")
+_WITHOUT: Final = {
+    **dict.fromkeys(("extractor", "ray", "run"), _ONLY_SENDS),
+    "kafka=embedded": EMBEDDED_UPLOAD,
+}
+"""What the main program can be told and an upload can't."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what stands after the program's name; None: ``sys.argv``.
     """
-    command = Command(config_name=UPLOAD_CONFIG, schema=UploadAppConfig, job=run_job, help_text=upload_help)
+    command = Command(
+        config_name=UPLOAD_CONFIG, schema=UploadAppConfig, job=run_job, help_text=upload_help, without=_WITHOUT
+    )
     return run_command(command, sys.argv[1:] if arguments is None else arguments)
 
 

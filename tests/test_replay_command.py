@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import Producer
@@ -22,10 +22,12 @@ from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.errors import ConfigurationError, FencedError
 from ray_reproducer.core.outcome import Failure, Origin, PoisonMessage, dead_letter, poison_letter
 from ray_reproducer.core.progress import Progress
+from ray_reproducer.core.reasons import REASONS, Reason
 from ray_reproducer.kafka import admin
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.embedded import EmbeddedCluster
 from ray_reproducer.launch import SpecialRun
+from ray_reproducer.observability.summary import meaning
 
 WAIT_S = 40.0
 TIME = "2026-01-02T03:04:05+00:00"
@@ -60,7 +62,8 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for path, reason, extractor, offset in files:
         subdir, _, name = path.rpartition("/")
         version = FileVersion(subdir, name, "", bytes(64), 1)
-        letter = dead_letter(version, Failure(reason, "what was wrong"), {0: [offset]}, origins[extractor], TIME)
+        failure = Failure(cast("Reason", reason), "what was wrong")
+        letter = dead_letter(version, failure, {0: [offset]}, origins[extractor], TIME)
         producer.produce("metadata.dead_letters", letter.value, letter.key)
     poison = poison_letter(0, 5, PoisonMessage("tombstone", "no value", b"", 0), origins["file_info"], TIME)
     producer.produce("metadata.dead_letters", poison.value, poison.key)
@@ -155,9 +158,9 @@ def test_what_will_be_done_is_said_and_launched(run: Run, launched: list[Any]) -
     said = ended.err.splitlines()
     assert said[1] == (
         "file_info: 2 files to replay, 2 messages of raw to read; 2 files can't be replayed "
-        "(1: offsets are no longer on raw, 1: the message is no chunk of a file)."
+        "(1: offsets are beyond the end of raw, 1: the message is no chunk of a file)."
     )
-    assert "  can't replay b/three.csv: offsets are no longer on raw: [0] 50" in said
+    assert "  can't replay b/three.csv: offsets are beyond the end of raw: [0] 50" in said
     assert "  can't replay raw [0] offset 5: the message is no chunk of a file" in said
     assert "  2 files not whole on the source topic; the dead letters stay on metadata.dead_letters:" in said
     ((settings, special),) = launched
@@ -223,12 +226,22 @@ def test_rule_2_a_replay_that_another_took_over_ends_in_4(run: Run, launched: li
         (["+extractor=file_info", *TOPICS, "replay.path='('"], "replay.path=( is no regular expression"),
         (["+extractor=file_info", *TOPICS, "replay.since=yesterday"], "replay.since=yesterday is no time"),
         (["+extractor=file_info", *TOPICS, "replay.reason={a: 1}"], "is no reason"),
+        (["+extractor=file_info", *TOPICS, "replay.reason=nonsense"], "There are: extractor_raised, not_a_dict,"),
+        (["+extractor=file_info", *TOPICS, "replay.reason=[timeout,not_jsn]"], "Did you mean not_json? There are: "),
+        (["+extractor=file_info", TOPICS[0], "topics.results=empty", "replay.reason=nonsense"], "is no reason"),
+        (["--list", *TOPICS, "replay.reason=Timeout"], "replay.reason=Timeout is no reason"),
+        (["--list", "topics.results=empty", "replay.reason=nonsense"], "no dead letter on empty.dead_letters has it"),
         (["+extractor=file_info", *TOPICS, "replay.reasn=timeout"], "Did you mean replay.reason?"),
         (["+extractor=file_info", *TOPICS, "replay.since=2026-02-01", "replay.until=2026-01-01"], "is not before"),
         (["+extractor=file_info", *TOPICS, "extraction.timeout=0"], "extraction.timeout=0.0 is too small"),
         (["+extractor=file_info", *TOPICS, "topics.dead_letters=raw"], "three different topics"),
         (["--list", *TOPICS, "kafka.sasl.password=literal"], "kafka.sasl.password is a secret"),
         (["--list", *TOPICS, "kafka.embedded=true"], "forgets everything"),
+        (["+extractor=file_info", *TOPICS, "kafka.embedded=true"], "forgets everything"),
+        (["+extractor=file_info", *TOPICS, "kafka=embedded"], "forgets everything"),
+        (["+extractor=file_info", *TOPICS, "run=drain"], "A replay always drains"),
+        (["+extractor=file_info", *TOPICS, "+run=stream"], "A replay always drains"),
+        (["+extractor=file_info", *TOPICS, "run.mode=drain"], "A replay always drains"),
     ],
 )
 def test_rule_2_wrong_settings_end_in_2(run: Run, arguments: list[str], said: str) -> None:
@@ -249,6 +262,44 @@ def test_help(run: Run) -> None:
     assert ended.code == 0
     assert "--list" in ended.out
     assert "extractor: file_info, tabular, xrd_csv" in ended.out
+
+
+def test_the_help_has_each_reason_with_its_meaning(run: Run) -> None:
+    _, _, reasons = run("--help").out.partition("Reasons, for replay.reason\n")
+    lines = [line.split(None, 1) for line in reasons.partition("\n\n")[0].splitlines()]
+    assert lines == [[reason, meaning(reason)] for reason in REASONS]
+
+
+def test_rule_4_a_reason_that_a_letter_of_a_later_version_has_can_be_chosen(run: Run, servers: str) -> None:
+    letter = dead_letter(
+        FileVersion("", "new.csv", "", bytes(64), 1),
+        Failure(cast("Reason", "of_a_later_version"), "what was wrong"),
+        {0: [3]},
+        Origin("raw", admin.NO_TOPIC_ID, "file_info", "test"),
+        TIME,
+    )
+    producer = Producer({"bootstrap.servers": servers})
+    producer.produce("metadata.dead_letters", letter.value, letter.key)
+    assert producer.flush(WAIT_S) == 0
+    ended = run("--list", *TOPICS, "replay.reason=of_a_later_version")
+    assert ended.code == 0, ended.err
+    assert "new.csv" in ended.out
+    ended = run("--list", *TOPICS, "replay.reason=of_a_later_versoin")
+    assert ended.code == 2
+    assert "Did you mean of_a_later_version?" in ended.err
+
+
+def test_rule_6_of_hydra_command_the_help_has_the_groups_that_a_replay_has(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "extractor").mkdir(parents=True)
+    (tmp_path / "conf" / "extractor" / "mine$.yaml").write_text("_target_: my_lab.lines\n")
+    _, _, after = run("--help").out.partition("Choices: ")
+    groups, _, _ = after.partition("Keys: ")
+    assert groups.splitlines()[1:] == [
+        "extractor: file_info, mine$, tabular, xrd_csv",
+        "kafka: default",
+        "ray: cluster, local",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(

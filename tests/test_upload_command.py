@@ -85,6 +85,9 @@ def test_rule_1_a_failure_is_named_and_ends_in_1(servers: str, tree: Path) -> No
         (("producer.linger.mss=1",), "linger.ms"),
         (("upload.filepath_regex='('",), "upload.filepath_regex=( is no regular expression"),
         (("kafka.sasl.password=literal",), "kafka.sasl.password"),
+        (("kafka=embedded",), "nobody could read what was sent"),
+        (("kafka.embedded=true",), "nobody could read what was sent"),
+        (("run=drain",), "An upload only sends files"),
     ],
 )
 def test_rule_1_wrong_settings_end_in_2(servers: str, tree: Path, overrides: tuple[str, ...], said: str) -> None:

@@ -249,7 +249,9 @@ class CommitterActor:
         """
         with self._lock:
             outcomes, messages, said = self._outcomes.take(), tuple(self._messages), tuple(self._said)
-            news = News(self._progress, outcomes, self._open_files, messages, said, self._finished)
+            left_out_since_ms = self._outcomes.take_left_out()
+            told = (self._progress, outcomes, self._open_files, messages, said, self._finished, left_out_since_ms)
+            news = News(*told)
             self._messages.clear()
             self._said.clear()
             self._open_files = None
@@ -290,9 +292,11 @@ class CommitterActor:
     def _make_transactions(self, orders: ReplayOrders | None) -> TransactionThread:
         settings = self._settings
         topics = (settings.results_topic, settings.dead_letters_topic)
-        owners, clears = (orders.owners, orders.clears) if orders else ({}, {})
-        headers = RecordHeaders(self._tag, settings.group_id if settings.registries else "", owners)
-        return TransactionThread(self._delivery, *topics, headers, self._inbox.put, clears)
+        registries_of = settings.group_id if settings.registries else ""
+        headers = RecordHeaders(self._tag, registries_of)
+        if orders:
+            headers = RecordHeaders(self._tag, registries_of, orders.owners, orders.groups)
+        return TransactionThread(self._delivery, *topics, headers, self._inbox.put, orders.clears if orders else None)
 
     def _on_trouble(self, text: str) -> None:
         self._note_trouble("committer", text)

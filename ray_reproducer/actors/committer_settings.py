@@ -70,12 +70,14 @@ class ReplayOrders:
         attempts_before: id of a file version -> how often the extractor was started on it before.
         clears: which dead letters a file's outcome clears.
         owners: id of a file version -> the tag of the group whose file it is, if that is known.
+        groups: id of a file version -> the id of the group in whose registries it is, if it is in any.
     """
 
     starts: Mapping[int, int]
     attempts_before: Mapping[bytes, int]
     clears: Clears
     owners: Mapping[bytes, bytes]
+    groups: Mapping[bytes, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class News:
         messages: things that are worth a line in the log.
         said: what was logged in workers; of a flood, the latest.
         finished: everything is done, ``run`` is about to return.
+        left_out_since_ms: when the oldest file was done whose outcome there was no room to keep for the registries, in
+            milliseconds since the epoch; None: all are told.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -97,3 +101,4 @@ class News:
     messages: tuple[str, ...] = ()
     said: tuple[Said, ...] = ()
     finished: bool = False
+    left_out_since_ms: int | None = None

@@ -106,7 +106,7 @@ class Fleet:
         committer = ray.remote(**_ACTOR)(CommitterActor)
         self._committer = committer.remote(self._committer_settings(topic, lows, begin), job)
         starts: Mapping[int, PartitionStart] = self._answer(self._committer.start.remote())
-        starts = self._begin(starts, topic, {p: (low, highs[p]) for p, low in lows.items()})
+        starts = self._begin(starts, topic)
         self._partitions = frozenset(starts)
         for number, share in enumerate(self._shares(starts), start=1):
             self._consumers.append(self._consumer(number, share))
@@ -121,10 +121,7 @@ class Fleet:
             self._watch.start()
 
     def _begin(
-        self,
-        starts: Mapping[int, PartitionStart],
-        topic: admin.TopicDescription,
-        limits: Mapping[int, tuple[int, int]],
+        self, starts: Mapping[int, PartitionStart], topic: admin.TopicDescription
     ) -> Mapping[int, PartitionStart]:
         """Decide what is read, after the committer has taken the group over; this reads from where the group stands."""
         return starts

@@ -44,4 +44,5 @@ def make_delivery(settings: CommitterSettings, on_trouble: Callable[[str], None]
         # A replay (its id is not made of its group's) plans anew after each take-over.
         takes_over_once=bool(settings.transactional_id),
         refuse_newer=partial(refuse_newer, settings),
+        is_later_life=settings.is_later_life,
     )

@@ -18,7 +18,7 @@ from ray_reproducer.actors.stopping import StopFlag
 from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.core.ledger import PartitionStart
 from ray_reproducer.core.live_letters import Place
-from ray_reproducer.core.replay_plan import FailedFile, SourceTopic
+from ray_reproducer.core.replay_plan import FailedFile
 from ray_reproducer.kafka import admin, finished_lately
 from ray_reproducer.kafka.replaying import Replay
 
@@ -63,20 +63,18 @@ class ReplayFleet(Fleet):
             _LOG.warning("the consumer group %s stays behind until the broker forgets it: %s", group_id, error.message)
 
     def _begin(
-        self,
-        starts: Mapping[int, PartitionStart],
-        topic: admin.TopicDescription,
-        limits: Mapping[int, tuple[int, int]],
+        self, starts: Mapping[int, PartitionStart], topic: admin.TopicDescription
     ) -> Mapping[int, PartitionStart]:
         """Plan, now that no other replay can commit any more."""
         del starts  # where a new group begins
-        plan = self._replay.plan_for(SourceTopic(topic.name, topic.topic_id, limits))
+        plan = self._replay.plan_for(topic)
         begin = {partition: ranges[0][0] for partition, ranges in plan.ranges.items()}
         clears = {version_id: _places_by_key(file) for version_id, file in plan.files.items()}
         owners = {
             version_id: finished_lately.tag_of(file.owner) for version_id, file in plan.files.items() if file.owner
         }
-        self._tell("replay", ReplayOrders(begin, plan.attempts, clears, owners))
+        groups = {version_id: file.group_id for version_id, file in plan.files.items() if file.group_id}
+        self._tell("replay", ReplayOrders(begin, plan.attempts, clears, owners, groups))
         return {partition: PartitionStart(offset) for partition, offset in begin.items()}
 
     def _consumer_settings(self, number: int) -> ConsumerSettings:

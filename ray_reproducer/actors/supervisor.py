@@ -75,6 +75,14 @@ class Observer(Protocol):
         """Take note that the actors are made anew: outcomes committed in the last moment were perhaps not told."""
         ...
 
+    def left_out(self, since_ms: int) -> None:
+        """Take note that outcomes of files were not told; only if registries are on.
+
+        Args:
+            since_ms: when the first of these was known, in milliseconds since the epoch.
+        """
+        ...
+
     def open_files(self, files: Sequence[OpenFile]) -> None:
         """Take the list of all files on their way, up to a limit; only if registries are on."""
         ...
@@ -276,6 +284,8 @@ class _Supervision:
                 self._observer.message(logging.ERROR, _failure_text(outcome, self._settings.source_topic))
         if (self._settings.collect_outcomes or self._settings.registries) and news.outcomes:
             self._observer.outcomes(news.outcomes)
+        if news.left_out_since_ms is not None:
+            self._observer.left_out(news.left_out_since_ms)
         if news.open_files is not None:
             self._observer.open_files(news.open_files)
         self._observer.progress(self._progress)

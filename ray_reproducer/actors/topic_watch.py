@@ -11,8 +11,6 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
-from confluent_kafka import KafkaException
-
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.core.errors import BrokerError, TopicReplacedError
 from ray_reproducer.kafka import admin
@@ -70,7 +68,7 @@ class TopicWatch:
             except TopicReplacedError as error:
                 self._found.put(error)
                 return
-            except (BrokerError, KafkaException):
+            except BrokerError:
                 continue  # the clients that read and write say so, for as long as it lasts
 
     def _look(self) -> None:

@@ -36,11 +36,13 @@ class RecordHeaders:
         tag: names group and source topic (``kafka.finished_lately``).
         registries_of: group id, if the registries are to be made anew from the topics some time; else "".
         owners: id of a file version -> another tag: a replayed file is the file of the group that it failed in.
+        groups: id of a file version -> the id of that group, if the file is in its registries.
     """
 
     tag: bytes
     registries_of: str = ""
     owners: Mapping[bytes, bytes] = field(default_factory=dict)
+    groups: Mapping[bytes, str] = field(default_factory=dict)
 
     def of(self, outcome: Outcome) -> tuple[tuple[str, bytes], ...]:
         """Make the headers of an outcome's record."""
@@ -49,7 +51,19 @@ class RecordHeaders:
             # By this a later life of the program knows that the file is finished, or may be sent again.
             tag = self.owners.get(outcome.version.id, self.tag)
             headers = finished_lately.headers(tag, outcome.version.id, finished=outcome.final)
-        return headers + result_header.encode(outcome, self.registries_of) if self.registries_of else headers
+        group_id = self._group_of(outcome)
+        return headers + result_header.encode(outcome, group_id) if group_id else headers
+
+    def of_tombstone(self, outcome: Outcome) -> tuple[tuple[str, bytes], ...]:
+        """Make the headers of a tombstone by which an outcome clears a letter, besides the one that says which.
+
+        A registry that lists the file as failed looks for its result there: dead letters are few, and results many.
+        """
+        group_id = self._group_of(outcome)
+        return result_header.encode(outcome, group_id) if group_id and outcome.kind == "result" else ()
+
+    def _group_of(self, outcome: Outcome) -> str:
+        return self.groups.get(outcome.version.id, self.registries_of) if outcome.version else self.registries_of
 
 
 class TransactionThread:
@@ -148,8 +162,9 @@ class TransactionThread:
             replaced = clears.pop(outcome.key, ()) if outcome.kind == "dead_letter" else ()
             headers = self._headers.of(outcome) + ((clears_header(replaced),) if replaced else ())
             records.append(Record(self._topics[outcome.kind], outcome.key, outcome.value, headers))
+            result = self._headers.of_tombstone(outcome)
             tombstones.extend(
-                Record(self._topics["dead_letter"], key, None, (clears_header(places),))
+                Record(self._topics["dead_letter"], key, None, (clears_header(places), *result))
                 for key, places in clears.items()
             )
         return records + tombstones

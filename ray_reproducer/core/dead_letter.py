@@ -5,7 +5,7 @@ The value is a JSON object (:mod:`outcome` writes it). Schema version 1:
 ===================  ===================================================================================
 ``schema``           1. It changes when a reader would have to; keys may be added without that
 ``path``             relative path of the file; null for a message that is no chunk of a file
-``reason``           code for programs (``extractor_raised``, ``hash_mismatch``, ``not_a_chunk``...)
+``reason``           code for programs (``extractor_raised``, ``hash_mismatch``...: ``core.reasons`` has all)
 ``error``            one line for people
 ``traceback``        of the extractor, its end if it is long; or null
 ``attempts``         how often the extractor was started on the file, runs before this one included

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ray_reproducer.core.reasons import Reason
+
 
 class ReproducerError(Exception):
     """Base of all errors of this program.
@@ -117,31 +119,31 @@ class ChunkError(ReproducerError):
     The class attribute ``reason`` is the machine-readable code that the dead letter carries.
     """
 
-    reason: ClassVar[str] = "bad_message"
+    reason: ClassVar[Reason]
 
 
 class NotAChunkError(ChunkError):
     """The message is not the msgpack array of a chunk."""
 
-    reason: ClassVar[str] = "not_a_chunk"
+    reason: ClassVar[Reason] = "not_a_chunk"
 
 
 class TombstoneError(ChunkError):
     """The message has no value."""
 
-    reason: ClassVar[str] = "tombstone"
+    reason: ClassVar[Reason] = "tombstone"
 
 
 class ChunkFieldError(ChunkError):
     """A field of the chunk has a wrong type, or lies about a size or a count."""
 
-    reason: ClassVar[str] = "bad_chunk_field"
+    reason: ClassVar[Reason] = "bad_chunk_field"
 
 
 class UnsafePathError(ChunkError):
     """The chunk names a file outside of the root directory, or no file at all."""
 
-    reason: ClassVar[str] = "unsafe_path"
+    reason: ClassVar[Reason] = "unsafe_path"
 
 
 class DeadLetterError(ReproducerError):

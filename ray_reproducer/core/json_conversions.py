@@ -46,6 +46,10 @@ class TooManyElementsError(ValueError):
         super().__init__(f"it holds {elements} values")
         self.elements = elements
 
+    def __reduce__(self) -> tuple[type[TooManyElementsError], tuple[int]]:
+        """Say how it is made again: not of its text."""
+        return type(self), (self.elements,)
+
 
 def converted(value: Any, most: int) -> object:  # noqa: C901, PLR0911, PLR0912 - a table, in its order
     """Return something else that says the same.

@@ -38,6 +38,9 @@ from ray_reproducer.core.errors import IllegalEventError
 from ray_reproducer.core.limits import Moment
 from ray_reproducer.core.story import Happening, Story
 
+_TOLD: Final = 20
+"""How many happenings an error tells: a file has six, unless something disturbs it."""
+
 
 class State(str, Enum):
     """Where a file version is on its way; a string, because those hash five times as fast as other enums."""
@@ -120,13 +123,19 @@ class Lifecycle:
         try:
             after = TRANSITIONS[state, what]
         except KeyError:
-            where = state.value if state else "none"
-            raise IllegalEventError(f"{what} in state {where}: version {version_id.hex()} {path}") from None
+            raise self._illegal(version_id, what, state, path) from None
         if after is None:
             del self._states[version_id]
         else:
             self._states[version_id] = after
         self.story.add(Happening(self._event, self._now_s, version_id, path, what, detail))
+
+    def _illegal(self, version_id: bytes, what: str, state: State | None, path: str) -> IllegalEventError:
+        """Say what is wrong together with what went before: who is to mend it has nothing else."""
+        before = ", ".join(f"{h.number} {h.what}" for h in self.story.of_version(version_id)[-_TOLD:]) or "nothing"
+        where = state.value if state else "none"
+        told = f"event {self._event}, after: {before}"
+        return IllegalEventError(f"{what} in state {where}: version {version_id.hex()} {path}; {told}")
 
     def tell(self, version_id: bytes, what: str, detail: tuple[object, ...] = (), path: str = "") -> None:
         """Let the story know of something that leaves a version's state as it is; arguments as for :meth:`move`."""

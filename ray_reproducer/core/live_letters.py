@@ -10,7 +10,8 @@ Rules:
 3. A tombstone without that header is somebody else's way to delete: it clears all letters with its key that lie before
    it on its partition, as the compaction of a topic does.
 4. What is cleared stays so, in whatever order the partitions are read.
-5. A record that is no dead letter changes nothing. It is counted, and the first one is kept for the person to see.
+5. A record that is no dead letter changes nothing, whatever its headers say. It is counted, and the first one is kept
+   for the person to see.
 
 A compacted dead-letter topic keeps the newest record of each key: there, a letter is lost when another file with the
 same key fails, which is why the topic is not compacted unless somebody makes it so.
@@ -46,12 +47,14 @@ class Letter(NamedTuple):
         letter: what it says.
         owner: what a header says of the file and of the group that it failed in (``kafka.finished_lately``, not to be
             understood here); empty if there is none.
+        group_id: in whose registries the file is, as a header says (``result_header``); "" if there is none.
     """
 
     place: Place
     key: str
     letter: DeadLetter
     owner: bytes = b""
+    group_id: str = ""
 
 
 def clears_header(places: Iterable[Place]) -> tuple[str, bytes]:
@@ -91,7 +94,15 @@ class LiveLetters:
         """Go through the live letters, in the order of their times."""
         return iter(sorted(self._live.values(), key=lambda letter: (letter.letter.time, letter.place)))
 
-    def take(self, place: Place, key: str, value: bytes | None, clears: bytes | None, owner: bytes = b"") -> None:
+    def take(
+        self,
+        place: Place,
+        key: str,
+        value: bytes | None,
+        clears: bytes | None,
+        owner: bytes = b"",
+        group_id: str = "",
+    ) -> None:
         """Take one record.
 
         Args:
@@ -100,31 +111,39 @@ class LiveLetters:
             value: its value; None for a tombstone.
             clears: value of its header ``clears``; None if it has none.
             owner: see :class:`Letter`.
+            group_id: see :class:`Letter`.
         """
         self.records += 1
+        letter = None if value is None else self._read(place, value)
+        if value is not None and letter is None:
+            return
         if clears is not None:
             for cleared in _places(clears):
                 self._clear(cleared, key, by=place)
-        elif value is None:
+        elif letter is None:
             for earlier in self._by_key.get(key, set()).copy():
                 if earlier.partition == place.partition:
                     self._drop(earlier)
-        if value is not None:
-            self._add(place, key, value, owner)
+        if letter is not None:
+            self._add(Letter(place, key, letter, owner, group_id))
 
-    def _add(self, place: Place, key: str, value: bytes, owner: bytes) -> None:
+    def _read(self, place: Place, value: bytes) -> DeadLetter | None:
+        """Return what a record says; None if it is no dead letter (rule 5)."""
         try:
-            letter = parse(value)
+            return parse(value)
         except DeadLetterError as error:
             self.foreign += 1
             self.first_foreign = (
                 self.first_foreign or f"partition {place.partition}, offset {place.offset}: {error.message}"
             )
-            return
+            return None
+
+    def _add(self, added: Letter) -> None:
+        place, key = added.place, added.key
         if key in self._cleared_ahead.pop(place, ()):
             self.cleared += 1
-        elif self._wanted(letter):
-            self._live[place] = Letter(place, key, letter.brief(), owner)
+        elif self._wanted(added.letter):
+            self._live[place] = added._replace(letter=added.letter.brief())
             self._by_key.setdefault(key, set()).add(place)
 
     def _clear(self, place: Place, key: str, by: Place) -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import orjson
 
 from ray_reproducer.core.assembly import OpenVersion
 from ray_reproducer.core.chunk import FileVersion
+from ray_reproducer.core.reasons import Reason
 
 DEAD_LETTER_SCHEMA: Final = 1
 """Version of the dead letter's JSON; it changes when a reader would have to."""
@@ -44,13 +45,13 @@ class Failure:
     """Why a file has no metadata.
 
     Attributes:
-        reason: machine-readable code (``extractor_raised``, ``hash_mismatch``...).
+        reason: machine-readable code.
         error: one line for a person.
         traceback: the traceback in the user's code, or "".
         attempts: how often the extractor was started on the file.
     """
 
-    reason: str
+    reason: Reason
     error: str
     traceback: str = ""
     attempts: int = 1
@@ -251,7 +252,7 @@ def refused_by_broker(refused: Outcome, offsets: Offsets, origin: Origin, now: s
         failure = Failure("result_too_large", f"the broker refused the metadata: {size} bytes are too large for it")
     else:
         attempts = orjson.loads(refused.value)["attempts"]
-        failure = Failure(refused.reason, refused.error, attempts=attempts)
+        failure = Failure(cast("Reason", refused.reason), refused.error, attempts=attempts)
     record = _record(refused.path or None, failure, offsets, origin, now, max_ranges=0)
     if refused.version is not None:
         record["file"] = _file(refused.version)
@@ -273,7 +274,7 @@ class PoisonMessage:
         size_bytes: length of the whole value.
     """
 
-    reason: str
+    reason: Reason
     error: str
     raw: bytes
     size_bytes: int

@@ -26,6 +26,7 @@ from typing import Final
 from ray_reproducer.core.batching import BatchLimits, BatchSizer
 from ray_reproducer.core.limits import PoolLimits
 from ray_reproducer.core.outcome import Failure
+from ray_reproducer.core.reasons import Reason
 
 _SHARE_OF_TIMEOUT: Final = 0.25
 """Of the time limit, for a whole batch: files that take four times as long as those before them are not killed yet."""
@@ -155,7 +156,7 @@ class ExtractionPool:
             self._crashes.pop(version_id, None)
         return versions
 
-    def crashed(self, task: int, cause: str, detail: str) -> dict[bytes, Failure | None]:
+    def crashed(self, task: int, cause: Reason, detail: str) -> dict[bytes, Failure | None]:
         """Take note that a task's worker is gone; return each version's failure, or None if it is to run again."""
         lost = self._tasks.pop(task)
         if len(lost.versions) > 1 or (cause == "node_died" and not lost.cancelled):

@@ -6,9 +6,9 @@ Rules:
    them, so that an incomplete file whose rest came later is whole. The newest letter says its reason and its time.
 2. A file is chosen if path, reason, time and extractor match. With no condition, all are.
 3. A file is run if every chunk can still be there. Otherwise it is refused, with all that is in the way: the topic is
-   another one than the letter speaks of; offsets that the topic has no longer (each range is named); fewer offsets than
-   the file has chunks; a message that is no chunk.
-4. Offsets that are gone are in the way only if too few are left: a file that was uploaded twice has more than it needs.
+   another one than the letter speaks of; offsets that the topic has no longer, or that lie beyond its end, which is not
+   to be gone (each range is named); fewer offsets than the file has chunks; a message that is no chunk.
+4. Such offsets are in the way only if too few are left: a file that was uploaded twice has more than it needs.
 5. What is read is, for each partition, the sorted, merged ranges of the offsets of all files that are run.
 """
 
@@ -84,6 +84,11 @@ class FailedFile:
         """What a header says of the file and of the group that it failed in; empty if there is none."""
         return self.letters[-1].owner
 
+    @property
+    def group_id(self) -> str:
+        """In whose registries the file is; "" if no letter says so: it failed in a run without, or long ago."""
+        return next((letter.group_id for letter in reversed(self.letters) if letter.group_id), "")
+
 
 @dataclass(frozen=True, slots=True)
 class SourceTopic:
@@ -92,7 +97,8 @@ class SourceTopic:
     Attributes:
         name: of the topic.
         topic_id: its 16-byte id.
-        limits: partition -> (oldest offset that is left, next offset to be written).
+        limits: partition -> (oldest offset that is left, next offset to be written), asked for after the letters were
+            read: a program that runs may add letters of files that have just come.
     """
 
     name: str
@@ -216,17 +222,21 @@ def _look(file: FailedFile, topic: SourceTopic) -> tuple[dict[int, Ranges], Refu
         return {}, Refusal(file, "the message is no chunk of a file")
     left: dict[int, Ranges] = {}
     gone: list[str] = []
+    beyond: list[str] = []
     for partition, named in _named(file).items():
         low, high = topic.limits.get(partition, (0, 0))
         left[partition] = tuple(_clipped(named, low, high))
-        gone.extend(
-            f"[{partition}] {_range(*lost)}" for lost in (*_clipped(named, 0, low), *_clipped(named, high, END))
-        )
+        gone.extend(f"[{partition}] {_range(*lost)}" for lost in _clipped(named, 0, low))
+        beyond.extend(f"[{partition}] {_range(*there)}" for there in _clipped(named, high, END))
     n_left = sum(stop - start for of_partition in left.values() for start, stop in of_partition)
     n_needed = max(letter.letter.n_chunks for letter in file.letters)
     # Without the number of chunks, each offset may be one that is needed.
-    if gone and (n_left < n_needed or not n_needed):
-        return {}, Refusal(file, f"offsets are no longer on {topic.name}", _listed(gone))
+    too_few = n_left < n_needed or not n_needed
+    if gone and too_few:
+        rest = f"; beyond its end: {_listed(beyond)}" if beyond else ""
+        return {}, Refusal(file, f"offsets are no longer on {topic.name}", f"{_listed(gone)}{rest}")
+    if beyond and too_few:
+        return {}, Refusal(file, f"offsets are beyond the end of {topic.name}", _listed(beyond))
     if n_left < max(n_needed, 1):
         return {}, Refusal(file, "chunks are missing", f"{n_left} of {n_needed} chunks are on {topic.name}")
     return {partition: of_partition for partition, of_partition in left.items() if of_partition}, None

@@ -14,6 +14,8 @@ from ray_reproducer.core.outcome import Facts, Outcome
 HEADER: Final = "ray_reproducer.file"
 """Name of the header."""
 _VERSION: Final = 1
+_MAX_GROUP_ID_CHARS: Final = 32_767
+"""Kafka's protocol has no longer ones."""
 
 
 def encode(outcome: Outcome, group_id: str) -> tuple[tuple[str, bytes], ...]:
@@ -22,6 +24,17 @@ def encode(outcome: Outcome, group_id: str) -> tuple[tuple[str, bytes], ...]:
         return ()
     fields = [_VERSION, group_id, outcome.path, outcome.reason, *outcome.facts]
     return ((HEADER, orjson.dumps(fields)),)
+
+
+def group_of(value: object) -> str:
+    """Return the id of the group that a header's value is of; "" if it is not to be understood."""
+    try:
+        fields = orjson.loads(value) if isinstance(value, bytes) else None
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(fields, list) or len(fields) < 2 or fields[0] != _VERSION or not isinstance(fields[1], str):
+        return ""
+    return fields[1] if len(fields[1]) <= _MAX_GROUP_ID_CHARS else ""
 
 
 def decode(key: str, value: bytes, group_id: str) -> Outcome | None:

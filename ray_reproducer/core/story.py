@@ -41,6 +41,10 @@ class Story:
         """Take note of a happening; the oldest one is forgotten when there are too many."""
         self._happenings.append(happening)
 
+    def of_version(self, version_id: bytes) -> list[Happening]:
+        """Return what happened to a file version, or to a message that is no chunk, oldest first."""
+        return [h for h in self._happenings if h.version_id == version_id]
+
     def of_path(self, path: str) -> list[Happening]:
         """Return what happened to all versions of a file, oldest first."""
         ids = {h.version_id for h in self._happenings if h.path == path}

@@ -183,7 +183,12 @@ def forget_group(clients: ClientConfigs, group_id: str, timeout_s: float = DEFAU
 
 
 def _limits(connection: _Connection, consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
-    low, high = connection.call(lambda seconds: consumer.get_watermark_offsets(partition, timeout=seconds))
+    try:
+        low, high = connection.call(lambda seconds: consumer.get_watermark_offsets(partition, timeout=seconds))
+    except KafkaException as exception:
+        topic, error = partition.topic, faults.of(exception)
+        hint = f"Grant DESCRIBE on the topic {topic}."
+        raise _refused(f"can't see where {topic} [{partition.partition}] begins and ends", error, hint) from None
     return low, high
 
 

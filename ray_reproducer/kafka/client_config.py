@@ -184,7 +184,9 @@ class ClientConfigs:
                     f"the Kafka setting {name}={users[name]} can't be used: {reason}",
                     hint=f"Remove {name} from the Kafka settings.",
                 )
-        return {**_DEFAULTS, **ours, **users}
+        # What a promise rests on is in `ours`, where it does: some of our clients need another value than a user wrote.
+        theirs = {name: value for name, value in users.items() if name not in _GUARANTEED}
+        return {**_DEFAULTS, **ours, **theirs}
 
 
 ErrorCallback: TypeAlias = Callable[[Any], None]

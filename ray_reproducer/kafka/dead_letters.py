@@ -7,6 +7,8 @@ Rules:
    letters; they are waited for, as long as a broker lets a transaction be open by default.
 2. A second call of ``refresh`` reads only what came since the first.
 3. Nothing is committed, and no group is joined.
+4. Waiting has an end: only what brings a partition further that is not read to its end yet puts it off. What others
+   write to the rest of the topic meanwhile does not.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import KafkaException
 
+from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import BrokerError, TransactionOpenError
 from ray_reproducer.core.live_letters import CLEARS_HEADER, Letter, LiveLetters, Place, clears_header
 from ray_reproducer.kafka import admin, faults, finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
-from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
+from ray_reproducer.kafka.source import Event, OffsetLost, PartitionEnd, Source
 
 STANDSTILL_S: Final = 90.0
 """How long nothing may come before the reading is given up: a transaction may be open for 60 s by default."""
@@ -82,37 +85,42 @@ class DeadLetterReader:
         while open_partitions:
             event = source.poll(_POLL_S)
             now = time.monotonic()
-            if event is None:
-                if now - last_s > standstill_s:
-                    raise self._standstill(open_partitions, standstill_s)
-                if now - last_s > _SAY_AFTER_S and not said:
-                    said = True
-                    self._tell(f"waiting for {self._topic}: a transaction is open there, or the broker is slow")
-                continue
-            partition = self._take(event)
-            if self._next[partition] >= open_partitions.get(partition, self._next[partition] + 1):
-                del open_partitions[partition]
-            last_s = now
+            if event is not None and self._goes_on(event, open_partitions):
+                last_s = now
+            elif now - last_s > standstill_s:
+                raise self._standstill(open_partitions, standstill_s)
+            elif now - last_s > _SAY_AFTER_S and not said:
+                said = True
+                self._tell(f"waiting for {self._topic}: a transaction is open there, or the broker is slow")
 
-    def _take(self, event: Message | PartitionEnd | OffsetLost) -> int:
-        """Take what came; return the partition that it came from."""
+    def _goes_on(self, event: Event, open_partitions: dict[int, int]) -> bool:
+        """Take what came, and tell whether it brought a partition further that is waited for (rule 4)."""
+        partition = event.partition if isinstance(event, (PartitionEnd, OffsetLost)) else event.partition() or 0
+        before = self._next[partition]
+        self._next[partition] = self._take(event, partition)
+        if partition not in open_partitions:
+            return False
+        if self._next[partition] >= open_partitions[partition]:
+            del open_partitions[partition]
+        return self._next[partition] > before
+
+    def _take(self, event: Event, partition: int) -> int:
+        """Take what came; return the offset that is next on its partition."""
         if isinstance(event, PartitionEnd):
-            self._next[event.partition] = event.offset
-            return event.partition
+            return event.offset
         if isinstance(event, OffsetLost):
             if event.resumes_at is None:
-                raise self._made_anew(event.partition)
-            self._next[event.partition] = event.resumes_at
-            return event.partition
-        partition, offset = event.partition() or 0, event.offset() or 0
+                raise self._made_anew(partition)
+            return event.resumes_at
+        offset = event.offset() or 0
         headers: list[Any] = list(event.headers() or ())
         clears = dict(headers).get(CLEARS_HEADER)
         clears = clears.encode() if isinstance(clears, str) else clears
         key = (event.key() or b"").decode("utf-8", "backslashreplace")
         owner = finished_lately.said_by(headers)
-        self.letters.take(Place(partition, offset), key, event.value(), clears, owner)
-        self._next[partition] = offset + 1
-        return partition
+        group_id = result_header.group_of(dict(headers).get(result_header.HEADER))
+        self.letters.take(Place(partition, offset), key, event.value(), clears, owner, group_id)
+        return offset + 1
 
     def _made_anew(self, partition: int) -> BrokerError:
         return BrokerError(

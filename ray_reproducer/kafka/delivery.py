@@ -25,7 +25,6 @@ Rules:
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +45,7 @@ from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.group_offsets import STABLE_S, CommittedOffset, GroupOffsets
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox, Record
 from ray_reproducer.kafka.put_back import put_back
+from ray_reproducer.kafka.time_limit import no_longer_than
 
 __all__ = ["PAUSE_S", "CommittedOffset", "Record", "TransactionalDelivery"]
 
@@ -75,6 +75,7 @@ class TransactionalDelivery:
         takes_over_once: end rather than take the id over again.
         refuse_newer: called before the id is taken over again; raises FencedError if a newer instance has signed, and
             returns whether the broker has told.
+        is_later_life: whether an earlier life of this instance has taken the id over.
     """
 
     def __init__(  # noqa: PLR0913 - what is rarely given goes by keyword
@@ -89,10 +90,11 @@ class TransactionalDelivery:
         topics: Sequence[str] = (),
         takes_over_once: bool = False,
         refuse_newer: Callable[[], bool] = lambda: True,
+        is_later_life: bool = False,
     ) -> None:
         self._clients = clients
         self._topics = topics
-        self._refuse_newer = refuse_newer
+        self._refuse_newer, self._is_later_life = refuse_newer, is_later_life
         self._partitions = set(partitions)
         self._take_overs_left = 1.0 if takes_over_once else float("inf")
         self._transactional_id = transactional_id
@@ -204,7 +206,8 @@ class TransactionalDelivery:
     def _send_positions(self, offsets: Mapping[int, CommittedOffset], deadline_s: float) -> None:
         positions, membership = self._group.positions(offsets), self._group.membership()
         send = partial(self._outbox.producer.send_offsets_to_transaction, positions, membership, _CALL_S)
-        self._repeat(failpoints.around("offsets", lambda: self._no_longer_than(send, deadline_s)), deadline_s)
+        in_time = partial(no_longer_than, send, deadline_s, _CALL_S, self._look_around)
+        self._repeat(failpoints.around("offsets", in_time), deadline_s)
 
     def _repeat(self, call: Callable[[], None], deadline_s: float) -> None:
         """Make a call, the same again while it says that it is retriable and there is time."""
@@ -215,25 +218,10 @@ class TransactionalDelivery:
             self._outbox.poll(0.01)
             self._wait(0)
 
-    def _no_longer_than(self, call: Callable[[], None], deadline_s: float) -> None:
-        """Make a call that may ignore the time limit it was given (librdkafka issue 5456), and leave it at ours.
-
-        Raises:
-            KafkaException: what the call raises; or that it was left. Then the producer must be dropped.
-        """
-        ended: queue.SimpleQueue[KafkaError | None] = queue.SimpleQueue()
-        threading.Thread(target=lambda: ended.put(faults.attempt(call)), name="in a transaction", daemon=True).start()
-        while True:
-            try:
-                error = ended.get(timeout=_CALL_S)
-                break
-            except queue.Empty:
-                self._outbox.poll(0.0)  # hears of trouble
-                self._wait(0)
-                if time.monotonic() >= deadline_s:
-                    raise KafkaException(KafkaError(faults.TIMED_OUT, "the client library does not answer")) from None
-        if error is not None:
-            raise KafkaException(error)
+    def _look_around(self) -> None:
+        """While a call is waited for: hear of trouble, and leave it if this is closed."""
+        self._outbox.poll(0.0)
+        self._wait(0)
 
     def _recover(self, error: KafkaError, sent: Mapping[int, CommittedOffset], *, abort_until_s: float) -> bool:
         """After a failed transaction: find out what is committed (rules 3 and 4)."""
@@ -302,10 +290,14 @@ class TransactionalDelivery:
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
         """Stop if somebody else has come, or committed: neither what is known, nor sent, nor known before (7 and 8)."""
         found = self._group.peek(sorted(self._partitions))  # waits for the broker
-        while not self._refuse_newer():
-            self._wait(PAUSE_S[2])
+        self._leave_to_newer()
         if found not in (self._known, sent, self._before):
             raise self._not_ours(found)
+
+    def _leave_to_newer(self) -> None:
+        """Rule 7: ask who has signed, until the broker tells. Whoever begins takes over, whatever stands there."""
+        while (self._verified_at_s or self._is_later_life) and not self._refuse_newer():
+            self._wait(PAUSE_S[2])
 
     def _read(self) -> dict[int, CommittedOffset]:
         """Read the committed positions; what the broker has left open of ours is ended first (rule 8)."""
@@ -349,6 +341,7 @@ class TransactionalDelivery:
             self._wait(PAUSE_S[2])
         done = self._outbox.is_open
         if not done:
+            self._leave_to_newer()
             self._initialise()
         return done
 
@@ -381,8 +374,7 @@ class TransactionalDelivery:
             self._health.report(f"can't begin transactions yet: {faults.text(error)}", vague=faults.is_vague(error))
             self._outbox.drop()
             self._wait(PAUSE_S[2])
-            if self._verified_at_s:  # it has begun: another may have come while the broker was away
-                self._refuse_newer()
+            self._leave_to_newer()  # one may have come while the broker was away
 
     def _take_over(self) -> None:
         # Once closed, a successor may have taken the id over: taking it back would fence that one.

@@ -24,8 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from confluent_kafka import KafkaException
-
 from ray_reproducer.core.errors import BrokerAwayError, BrokerError
 from ray_reproducer.kafka import admin, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
@@ -62,9 +60,6 @@ def _open_partitions(clients: ClientConfigs, topic: str, health: faults.Health) 
         raise
     except BrokerError as error:
         health.report(f"can't see whether a transaction is open on {topic}: {error.message}")
-        return []
-    except KafkaException as exception:
-        health.report(f"can't see whether a transaction is open on {topic}: {faults.text(faults.of(exception))}")
         return []
     # Looked at in this order, a topic that grows meanwhile has the sign, too: to be touched harms nothing.
     return [partition for partition in partitions if visible[partition][1] < ends[partition][1]]

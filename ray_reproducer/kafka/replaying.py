@@ -8,7 +8,9 @@ Rules:
    could both find a letter live, and both produce its result.)
 2. A file that came damaged, or in part, may have been sent again, and have its result by now though its letter is live:
    a result that is newer than the letter, by the ids beside results. Then the letter is cleared, and nothing is run.
-3. Nothing else is remembered from one start to the next: what a replay has done shows in the letters that it cleared.
+3. The source topic is asked for its limits after the letters have been read: a program that runs may write letters of
+   files that have just come. Asked before, they would lie beyond its end.
+4. Nothing else is remembered from one start to the next: what a replay has done shows in the letters that it cleared.
    So each start of the actors is a group of its own, with nothing committed.
 """
 
@@ -22,6 +24,7 @@ from ray_reproducer.core.errors import ForbiddenError
 from ray_reproducer.core.live_letters import LiveLetters
 from ray_reproducer.core.replay_plan import FailedFile, ReplayPlan, Selection, SourceTopic, failed_files, make_plan
 from ray_reproducer.kafka import admin, dead_letters, faults, finished_lately
+from ray_reproducer.kafka.admin import TopicDescription
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
 from ray_reproducer.kafka.delivery import TransactionalDelivery
@@ -108,24 +111,23 @@ class Replay:
         Raises:
             BrokerError: one of the topics can't be read.
         """
-        topic = admin.describe_topic(self._clients, source_topic)
-        limits = admin.watermarks(self._clients, topic.name, topic.partitions)
-        return self.plan_for(SourceTopic(topic.name, topic.topic_id, limits))
+        return self.plan_for(admin.describe_topic(self._clients, source_topic))
 
-    def plan_for(self, topic: SourceTopic) -> ReplayPlan:
-        """Look at the letters again, and plan for a source topic that is known already.
+    def plan_for(self, topic: TopicDescription) -> ReplayPlan:
+        """Look at the letters again, and plan for a source topic whose partitions are known already.
 
         Raises:
-            BrokerError: the dead-letter topic can't be read.
+            BrokerError: one of the topics can't be read.
         """
         self.refresh()
         self._clear_finished(topic)
-        self.plan = make_plan(self.letters, self._selection, topic)
+        limits = admin.watermarks(self._clients, topic.name, topic.partitions)
+        self.plan = make_plan(self.letters, self._selection, SourceTopic(topic.name, topic.topic_id, limits))
         if self._first is None:
             self._first = self.plan
         return self.plan
 
-    def _clear_finished(self, topic: SourceTopic) -> None:
+    def _clear_finished(self, topic: TopicDescription) -> None:
         """Clear the letters of files that have their result (rule 2)."""
         if not self._results_topic or admin.find_topic(self._clients, self._results_topic) is None:
             return

@@ -31,8 +31,13 @@ def append(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str, modified_ms: int) -> None:
     """Give a file another content; readers see the old one or the new one.
+
+    Args:
+        path: of the file.
+        text: its content.
+        modified_ms: when it is to have been modified, in milliseconds since the epoch.
 
     Raises:
         OSError: it can't be written; the file is as it was.
@@ -41,10 +46,29 @@ def replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         temporary.write_text(text, encoding="utf-8", newline="")
+        set_modified(temporary, modified_ms)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def set_modified(path: Path, modified_ms: int) -> None:
+    """Say when a file was modified, in milliseconds since the epoch.
+
+    Raises:
+        OSError: that is not possible.
+    """
+    os.utime(path, ns=(modified_ms * 1_000_000, modified_ms * 1_000_000))
+
+
+def modified_ms(path: Path) -> int:
+    """Return when a file was modified, in milliseconds since the epoch.
+
+    Raises:
+        OSError: that can't be found out.
+    """
+    return path.stat().st_mtime_ns // 1_000_000
 
 
 def last_line(path: Path) -> tuple[str, bool]:

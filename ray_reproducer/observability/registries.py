@@ -7,16 +7,16 @@ Rules:
    depends on them: they may be deleted at any time.
 2. The registry of results grows by whole rows; a row that was torn by a crash is taken away first. The registry of
    files in progress, which is small, is replaced in one step.
-3. A file of which a result is committed is no longer in progress and has not failed. Of versions of one path, the one
-   that came last counts: readers know one row for each path.
-4. The registry of results is complete up to the time at which it was last modified: that time is set back while what
-   came before has yet to be looked for on the topics. From there on, the next start looks.
+3. A file of which a result is committed is no longer in progress and has not failed. A replay's result is seen by the
+   next start. Of versions of one path, the one that came last counts: readers know one row for each path.
+4. What a group has in the registry of results, which several groups may share, is complete up to the time at which its
+   registry of files in progress was last modified: that time is set back while what came before has yet to be looked
+   for on the topics. From there on, the next start looks. Who makes a shared registry anew sets back the others' times.
 5. What waits to be written is bounded; so is the number of failed files that are listed, the oldest ones go.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -95,6 +95,9 @@ class Registries:
         self._begun = False
         self._run_has_begun = False  # the topics are there by then
         self._changed = True
+        self._turn_ms = 0  # when this turn began
+        self._told_to_ms = 0  # up to when all that was told is written
+        self._complete_to_ms = 0  # rule 4, as it was written last
         self._catch_up: CatchUp | None = None
         # Since when, in milliseconds since the epoch; 0: from the beginning.
         self._catch_up_wanted: int | None = None
@@ -110,7 +113,7 @@ class Registries:
         """Take outcomes that have been committed."""
         with self._lock:
             if len(self._waiting) + len(outcomes) > MAX_WAITING:
-                self._want_catch_up(_some_time_ago_ms(time.time()))
+                self._want_catch_up(_some_time_before_ms(int(time.time() * 1000)))
                 return
             self._waiting.extend(outcomes)
 
@@ -124,7 +127,12 @@ class Registries:
     def restarted(self) -> None:
         """Take note that outcomes of the last moment were perhaps not told."""
         with self._lock:
-            self._want_catch_up(_some_time_ago_ms(time.time()))
+            self._want_catch_up(_some_time_before_ms(int(time.time() * 1000)))
+
+    def left_out(self, since_ms: int) -> None:
+        """Take note that outcomes since then, in milliseconds since the epoch, were not told."""
+        with self._lock:
+            self._want_catch_up(_some_time_before_ms(since_ms))
 
     # ------------------------------------------------------------ in the thread that writes
 
@@ -136,18 +144,21 @@ class Registries:
             BrokerError: the topics can't be read; they are not tried again.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._turn_ms = int(time.time() * 1000)
+        anew = self._has_no_results()
         if not self._begun:
             self._begin()
             self._begun = True
-        elif not self.results_path.exists():  # somebody has deleted it
+        elif anew or self._is_set_back():  # somebody has deleted it
             with self._lock:
                 self._want_catch_up(0)
         try:
             self._write_results()
+            if anew:
+                self._set_others_back()
             self._follow_topics(last=last)
         finally:
             self._write_in_progress()
-            self._set_complete_to()
 
     def _begin(self) -> None:
         """Take over what an earlier run has left."""
@@ -155,8 +166,11 @@ class Registries:
         if self.results_path.exists():
             self._mend_results()
             if self.in_progress_path.exists():
-                since_ms = _some_time_ago_ms(self.results_path.stat().st_mtime)
+                # The older one: a registry of results that was put back from a copy lacks what came since.
+                modified_ms = min(files.modified_ms(path) for path in (self.in_progress_path, self.results_path))
+                since_ms = _some_time_before_ms(modified_ms)
                 self._take_failed_rows()
+        self._told_to_ms = self._complete_to_ms = since_ms
         with self._lock:
             self._want_catch_up(since_ms)
 
@@ -187,7 +201,7 @@ class Registries:
     def _write_results(self) -> None:
         with self._lock:
             outcomes = list(self._waiting)
-        new = not self.results_path.exists() or not self.results_path.stat().st_size
+        new = self._has_no_results()
         rows = [result_row(outcome) for outcome in outcomes if outcome.kind == "result"]
         catch_up = self._catch_up
         fresh = catch_up.without_known(rows) if catch_up else rows
@@ -196,6 +210,8 @@ class Registries:
         with self._lock:
             for _ in outcomes:
                 self._waiting.popleft()
+        if outcomes or new:
+            self._told_to_ms = self._turn_ms
         if catch_up:
             catch_up.written(fresh)
         for outcome in outcomes:
@@ -224,11 +240,16 @@ class Registries:
         self._changed = True
 
     def _write_in_progress(self) -> None:
+        complete_to_ms = self._find_complete_to_ms()
         with self._lock:
-            if not self._changed and self.in_progress_path.exists():
-                return
+            changed = self._changed or not self.in_progress_path.exists()
             self._changed = False
             open_files = self._open
+        if not changed:
+            if complete_to_ms != self._complete_to_ms:
+                files.set_modified(self.in_progress_path, complete_to_ms)
+            self._complete_to_ms = complete_to_ms
+            return
         now_ms = int(time.time() * 1000)
         known = self._open_rows
         self._open_rows = {
@@ -239,10 +260,12 @@ class Registries:
         rows = {path: row for path, (_, row) in self._failed.items()}
         rows |= {file.path: row for file, row in self._open_rows.items()}
         try:
-            files.replace(self.in_progress_path, "".join([header(IN_PROGRESS_COLUMNS), *rows.values()]))
+            text = "".join([header(IN_PROGRESS_COLUMNS), *rows.values()])
+            files.replace(self.in_progress_path, text, complete_to_ms)
         except OSError:
             self._changed = True
             raise
+        self._complete_to_ms = complete_to_ms
 
     # ------------------------------------------------------------ what the topics tell
 
@@ -264,6 +287,8 @@ class Registries:
             if self._catch_up and not self._catch_up.complete:
                 wanted = min(wanted, self._catch_up.since_ms)
             self._catch_up = CatchUp(self.results_path, clients, topics, names.group_id, wanted)
+            if self._failed:
+                self._catch_up.look_for_failed(self._failed)
         if self._catch_up and not self._catch_up.ended:
             try:
                 self._add_missing(self._catch_up, CATCH_UP_LAST_S if last else CATCH_UP_TURN_S)
@@ -274,23 +299,39 @@ class Registries:
                 raise
 
     def _add_missing(self, catch_up: CatchUp, limit_s: float) -> None:
-        missing = catch_up.turn(limit_s)
-        rows = [result_row(outcome) for outcome in missing if outcome.kind == "result"]
-        files.append(self.results_path, "".join(rows))
-        for outcome in missing:
+        read = catch_up.turn(limit_s)
+        files.append(self.results_path, "".join(row for row, _ in read))
+        for _, outcome in read:
             self._note(outcome)
         if catch_up.complete:
-            os.utime(self.results_path)
+            self._told_to_ms = self._turn_ms
 
-    def _set_complete_to(self) -> None:
-        """Rule 4."""
-        times = [self._catch_up.since_ms] if self._catch_up and not self._catch_up.complete else []
+    # ------------------------------------------------------------ up to when they are complete (rule 4)
+
+    def _find_complete_to_ms(self) -> int:
+        times = [self._told_to_ms]
+        if self._catch_up and not self._catch_up.complete:
+            times.append(self._catch_up.since_ms)
         with self._lock:
             if self._catch_up_wanted is not None:
                 times.append(self._catch_up_wanted)
-        if times and self.results_path.exists():  # it is not, if it could not be made
-            os.utime(self.results_path, (min(times) / 1000, min(times) / 1000))
+        return min(times)
+
+    def _has_no_results(self) -> bool:
+        return not self.results_path.exists() or not self.results_path.stat().st_size
+
+    def _set_others_back(self) -> None:
+        """Let other groups that may have had rows in the registry of results look for them from the beginning."""
+        for path in self._directory.glob(in_progress_name("*", "*")):
+            if path != self.in_progress_path:
+                files.set_modified(path, 0)
+
+    def _is_set_back(self) -> bool:
+        """Whether another group, that runs meanwhile, has made the registry of results anew."""
+        if self._complete_to_ms == 0 or not self.in_progress_path.exists():
+            return False
+        return files.modified_ms(self.in_progress_path) == 0
 
 
-def _some_time_ago_ms(now_s: float) -> int:
-    return max(0, int((now_s - CATCH_UP_MARGIN_S) * 1000))
+def _some_time_before_ms(time_ms: int) -> int:
+    return max(0, time_ms - int(CATCH_UP_MARGIN_S * 1000))

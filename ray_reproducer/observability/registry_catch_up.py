@@ -6,14 +6,18 @@ Rules:
    Rows are compared as they are, to the byte; those written meanwhile count as well.
 2. It goes on in turns of limited length, and holds no more than a turn's records, the rows written meanwhile, and the
    rows found missing that the run itself may still tell: those whose record is not older than ``LATE_NEWS_S``.
-3. Dead letters are read before results: a result that came later takes a failure away.
+3. Dead letters are read before results: a result that came later takes a failure away. What is read is told whether
+   its row is missing or not, so that this holds after a crash, too.
+4. While files are listed as failed, all that the topic of dead letters tells of them is read, however old it is: a
+   replay may have made their results while a run wrote newer rows. The tombstones of their letters say so. Such a
+   result is missing if it has no row at all; its record on the topic of results is then not missing any more.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -59,11 +63,19 @@ class CatchUp:
         self._written: Counter[str] = Counter()
         self._told_perhaps: Counter[str] = Counter()
         self._late_ms = int((time.time() - LATE_NEWS_S) * 1000)
-        readers = (read_registered(clients, topic, group_id, since_ms or None) for topic in topics)
-        self._records: Iterator[Registered | None] = chain.from_iterable(readers)
+        self._failed: frozenset[str] = frozenset()
+        letters_topic, results_topic = topics
+        self._records: Iterator[Registered | None] = chain(
+            self._letters(clients, letters_topic, group_id),
+            read_registered(clients, results_topic, group_id, since_ms or None),
+        )
 
-    def turn(self, limit_s: float) -> list[Outcome]:
-        """Read on; return what is missing: results without a row, and all dead letters.
+    def look_for_failed(self, paths: Collection[str]) -> None:
+        """Rule 4: look what became of these files; before the first turn."""
+        self._failed = frozenset(paths)
+
+    def turn(self, limit_s: float) -> list[tuple[str, Outcome]]:
+        """Read on; return what was read, each with its row if that is missing; "" if it is there, or there is none.
 
         Args:
             limit_s: about how long, in seconds.
@@ -98,6 +110,14 @@ class CatchUp:
         if not self.ended and len(self._written) <= MAX_WRITTEN:
             self._written.update(rows)
 
+    def _letters(self, clients: ClientConfigs, topic: str, group_id: str) -> Iterator[Registered | None]:
+        since_ms = None if self._failed else self.since_ms or None
+        for record in read_registered(clients, topic, group_id, since_ms):
+            if record is None or (record.produced_ms < self.since_ms and record.outcome.path not in self._failed):
+                yield None
+            else:
+                yield record._replace(by_tombstone=record.outcome.kind == "result")
+
     def _read(self, deadline_s: float) -> list[Registered]:
         records: list[Registered] = []
         for record in self._records:
@@ -108,17 +128,23 @@ class CatchUp:
         self.ended = self.complete = True
         return records
 
-    def _missing(self, records: Sequence[Registered]) -> list[Outcome]:
+    def _missing(self, records: Sequence[Registered]) -> list[tuple[str, Outcome]]:
         rows = [result_row(record.outcome) if record.outcome.kind == "result" else "" for record in records]
         there = self._rows_there(Counter(filter(None, rows)))
-        missing: list[Outcome] = []
+        read: list[tuple[str, Outcome]] = []
         for record, row in zip(records, rows, strict=True):
-            if row and (_take(there, row) or _take(self._written, row)):
-                continue
-            missing.append(record.outcome)
-            if row and record.produced_ms >= self._late_ms:
+            missing = row
+            if record.by_tombstone:
+                if there[row] > 0 or self._written[row] > 0:
+                    missing = ""
+                else:
+                    self._written[row] += 1  # by this turn's end
+            elif row and (_take(there, row) or _take(self._written, row)):
+                missing = ""
+            elif row and record.produced_ms >= self._late_ms:
                 self._told_perhaps[row] += 1
-        return missing
+            read.append((missing, record.outcome))
+        return read
 
     def _rows_there(self, wanted: Counter[str]) -> Counter[str]:
         """Count those of the wanted rows that the file had when this began."""

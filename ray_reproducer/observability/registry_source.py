@@ -1,4 +1,9 @@
-"""What the topics of results and dead letters tell of files that are done: Kafka's truth, for the registries."""
+"""What the topics of results and dead letters tell of files that are done: Kafka's truth, for the registries.
+
+Rules:
+
+1. All of it or an error: a partition that can't be asked where to begin, or that says nothing, is not passed over.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaException, Message, TopicPartition
 
 from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import BrokerError
 from ray_reproducer.core.outcome import Outcome
-from ray_reproducer.kafka import admin
+from ray_reproducer.kafka import admin, faults
 from ray_reproducer.kafka.client_config import ClientConfigs, open_consumer
 from ray_reproducer.kafka.source import OffsetLost, PartitionEnd, Source
 
@@ -29,10 +34,12 @@ class Registered(NamedTuple):
     Attributes:
         outcome: what it says, without its value.
         produced_ms: Kafka timestamp of the record, in milliseconds since the epoch.
+        by_tombstone: whether a tombstone says it, on the topic of dead letters: a replay has made a result.
     """
 
     outcome: Outcome
     produced_ms: int
+    by_tombstone: bool = False
 
 
 def read_registered(
@@ -92,7 +99,13 @@ def _starts(clients: ClientConfigs, topic: str, since_ms: int | None) -> dict[in
     try:
         wanted = [TopicPartition(topic, partition, since_ms) for partition in begin]
         found = consumer.offsets_for_times(wanted, timeout=ASK_TIMEOUT_S)
+    except KafkaException as exception:
+        raise BrokerError(f"{topic}: can't ask where to begin: {faults.text(faults.of(exception))}") from exception
     finally:
         consumer.close()
+    for place in found:
+        if place.error is not None:
+            where = f"{topic} [{place.partition}]"
+            raise BrokerError(f"{where}: can't ask where to begin: {faults.text(place.error)}")
     # A negative offset: all records there are older.
     return {place.partition: place.offset for place in found if place.offset >= 0}

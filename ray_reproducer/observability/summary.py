@@ -10,7 +10,7 @@ from typing import Final
 from ray_reproducer.core.progress import Progress
 from ray_reproducer.observability.quantities import count, data_size, done, duration, rate
 
-_REASONS: Final = {
+_REASONS: Final[dict[str, str]] = {
     "extractor_raised": "the extractor raised an exception; its traceback is in the dead letter",
     "not_a_dict": "the extractor returned something that is no dictionary",
     "not_json": "the extractor returned something that JSON can't say",
@@ -32,7 +32,7 @@ _REASONS: Final = {
 
 
 def meaning(reason: str) -> str:
-    """Say what a reason code means, and what to do; "" if it is not known."""
+    """Say in a line what a reason code means, and what to do; "" if it is not known."""
     return _REASONS.get(reason, "")
 
 

@@ -118,6 +118,11 @@ class Views:
         if self._registries:
             self._registries.restarted()
 
+    def left_out(self, since_ms: int) -> None:
+        """Take note that outcomes since then, in milliseconds since the epoch, were not told."""
+        if self._registries:
+            self._registries.left_out(since_ms)
+
     def _log(self, level: int, text: str) -> None:
         for view in (self._log_file, self._log_topic):
             if view:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ray_reproducer.actors import kept_outcomes
 from ray_reproducer.actors.kept_outcomes import FAILURES_KEPT, KeptOutcomes
 from ray_reproducer.core.outcome import Facts, Outcome
 
+DONE_MS = 1_795_452_492_000
+
 
 def result(path: str) -> Outcome:
-    return Outcome(path, "result", "k", b'{"much": "metadata"}', facts=Facts(n_messages=3))
+    return Outcome(path, "result", "k", b'{"much": "metadata"}', facts=Facts(n_messages=3, done_ms=DONE_MS))
 
 
 def failure(path: str) -> Outcome:
@@ -44,6 +48,18 @@ def test_for_the_registries_what_is_left_out_is_said_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(kept_outcomes, "REGISTRY_OUTCOMES_KEPT", 2)
     kept = KeptOutcomes(everything=False, registries=True)
     assert kept.add([result("a"), result("b")]) == ""
-    assert "left out" in kept.add([result("c")])
+    assert "come there later" in kept.add([result("c")])
     assert kept.add([result("d")]) == ""
     assert [outcome.path for outcome in kept.take()] == ["c", "d"]
+
+
+def test_for_the_registries_it_is_known_since_when_outcomes_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_outcomes, "REGISTRY_OUTCOMES_KEPT", 2)
+    kept = KeptOutcomes(everything=False, registries=True)
+    kept.add([failure("no file, no time")])
+    kept.add([replace(result(str(number)), facts=Facts(done_ms=DONE_MS + number)) for number in range(2)])
+    assert kept.take_left_out() is None
+    kept.add([replace(result(str(number)), facts=Facts(done_ms=DONE_MS + number)) for number in range(2, 6)])
+    assert [outcome.path for outcome in kept.take()] == ["4", "5"]
+    assert kept.take_left_out() == DONE_MS
+    assert kept.take_left_out() is None

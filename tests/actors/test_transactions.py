@@ -17,7 +17,7 @@ from ray_reproducer.core.errors import BrokerError, RecordTooLargeError
 from ray_reproducer.core.events import Commit, Event, TransactionAborted, TransactionCommitted
 from ray_reproducer.core.ledger import PartitionCommit
 from ray_reproducer.core.live_letters import Place
-from ray_reproducer.core.outcome import Outcome
+from ray_reproducer.core.outcome import Facts, Outcome, result
 from ray_reproducer.kafka import finished_lately
 from ray_reproducer.kafka.delivery import CommittedOffset, Record
 
@@ -108,6 +108,31 @@ def test_a_replayed_result_brings_tombstones_and_a_replayed_failure_takes_the_pl
         Record("letters", "raw_0_9", None, (("clears", b"1:5,1:6"),)),
         Record("letters", "raw_0_10", None, (("clears", b"2:1"),)),
     ]
+
+
+def test_a_replayed_file_stays_in_the_registries_of_the_group_that_it_failed_in() -> None:
+    versions = [FileVersion("", name, "", bytes(64), 1) for name in ("mended", "fails again", "in no registry")]
+    mended, fails, without = versions
+    facts = Facts(n_messages=3, done_ms=7)
+    outcomes = (
+        result(mended, b"{}", facts),
+        replace(FRESH, path=fails.relative_path, version=fails, facts=facts),
+        result(without, b"{}", facts),
+    )
+    headers = RecordHeaders(TAG, groups={mended.id: "ours", fails.id: "theirs"})
+    clears = {version.id: {"another key": [Place(0, 4)]} for version in versions}
+    delivery = FakeDelivery()
+    reports: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
+    thread = TransactionThread(delivery, "results", "letters", headers, reports.put, clears)
+    thread.start()
+    thread.submit(Commit(tuple(version.id for version in versions), outcomes, {}))
+    assert reports.get(timeout=ANSWER_S) == TransactionCommitted()
+    thread.close()
+    ((records, _),) = delivery.delivered
+    said = [result_header.group_of(dict(record.headers).get(result_header.HEADER)) for record in records]
+    assert said == ["ours", "theirs", "", "ours", "", ""]
+    by_tombstone = result_header.decode("k", dict(records[3].headers)[result_header.HEADER], "ours")
+    assert by_tombstone == replace(outcomes[0], key="k", value=b"", version=None)
 
 
 @pytest.mark.parametrize(("refused", "said"), [(1, "refuses a dead letter of 3 bytes"), (3, "refuses a tombstone")])

@@ -65,6 +65,17 @@ def test_everything_else_raises_and_changes_nothing(state: State | None, what: s
     assert made.story.of_path("") == told
 
 
+def test_an_error_tells_what_went_before() -> None:
+    made = in_state(State.RUNNING)
+    made.begin_event(NOW)
+    with pytest.raises(
+        IllegalEventError, match=r"plan in state running: .* a\.csv; event 2, after: 1 chunk, 1 whole, 1 start"
+    ):
+        made.move(V, "plan", (), "a.csv")
+    with pytest.raises(IllegalEventError, match="event 2, after: nothing"):
+        made.move(b"w" * 12, "plan")
+
+
 def test_the_table_in_the_head_is_the_table_in_the_code() -> None:
     assert lifecycle.__doc__ is not None
     names = {"(none)": None, **{state.name: state for state in State}}

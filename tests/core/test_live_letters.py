@@ -82,6 +82,14 @@ def test_rule_5_what_is_no_letter_is_counted_and_the_first_one_kept() -> None:
     assert letters.first_foreign.startswith("partition 3, offset 4: it is no JSON")
 
 
+def test_rule_5_what_is_no_letter_clears_nothing_whatever_its_header_says() -> None:
+    letter: Record = (A, "k", value("a"), None)
+    junk: Record = (Place(0, 5), "k", b"junk", clearing((0, 1)))
+    elsewhere: Record = (C, "k", b"junk", clearing((0, 1)))
+    assert live([letter, junk]) == [A]
+    assert live([letter, elsewhere]) == live([elsewhere, letter]) == [A]
+
+
 def test_letters_come_in_the_order_of_their_times_and_unwanted_ones_are_not_kept() -> None:
     letters = LiveLetters(lambda letter: letter.path != "c")
     for place, name, minute in [(A, "a", 3), (B, "b", 1), (C, "c", 2)]:

@@ -48,6 +48,7 @@ from ray_reproducer.core.limits import MachineLimits, Moment, PatienceLimits, Po
 from ray_reproducer.core.machine import Machine
 from ray_reproducer.core.outcome import Failure, Origin, PoisonMessage
 from ray_reproducer.core.patience import AT_END
+from ray_reproducer.core.reasons import Reason
 from tests.core.test_ledger import limit_metadata
 
 TOPIC_ID = bytes(range(16))
@@ -814,7 +815,7 @@ def test_rule_6_with_reprocess_a_file_that_waits_is_done_though_an_earlier_copy_
 
 
 @pytest.mark.parametrize("reason", ["hash_mismatch", "inconsistent_chunks"])
-def test_rule_6_a_file_that_came_damaged_may_be_sent_again(reason: str) -> None:
+def test_rule_6_a_file_that_came_damaged_may_be_sent_again(reason: Reason) -> None:
     program = Program()
     program.handle(SlotsChanged(1))
     (start,) = of_kind(StartTask, program.chunks(a_version("a"), 1))

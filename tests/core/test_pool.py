@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ray_reproducer.core.batching import BatchLimits
 from ray_reproducer.core.limits import PoolLimits
 from ray_reproducer.core.pool import ExtractionPool
+from ray_reproducer.core.reasons import Reason
 
 TIMEOUT_S = 10.0
 
@@ -273,7 +274,7 @@ def test_rule_4_a_batch_has_no_more_time_than_a_single_file() -> None:
 
 
 @pytest.mark.parametrize("cause", ["worker_crashed", "node_died", "out_of_memory"])
-def test_rule_4_a_file_that_exceeds_its_time_alone_has_failed(cause: str) -> None:
+def test_rule_4_a_file_that_exceeds_its_time_alone_has_failed(cause: Reason) -> None:
     made = pool(files=1, timeout_s=0.5)
     (task,) = start(made)
     made.began(task, 0.0)

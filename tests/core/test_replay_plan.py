@@ -24,6 +24,7 @@ from ray_reproducer.core.outcome import (
     refused_by_broker,
     result,
 )
+from ray_reproducer.core.reasons import Reason
 from ray_reproducer.core.replay_plan import (
     NAMED_RANGES,
     ReplayPlan,
@@ -48,7 +49,7 @@ def letter(
     of: FileVersion,
     offsets: Mapping[int, Sequence[int]],
     *,
-    reason: str = "timeout",
+    reason: Reason = "timeout",
     minute: int = 0,
     attempts: int = 1,
     origin: Origin = Origin("raw", TOPIC_ID, "mine", "test"),  # noqa: B008 - a frozen value
@@ -147,11 +148,16 @@ def test_rule_3_a_topic_made_anew_has_nothing_of_the_old_one() -> None:
     assert plan.ranges == {}
 
 
-def test_rule_3_offsets_that_are_gone_are_named() -> None:
+def test_rule_3_offsets_that_are_gone_are_named_and_those_beyond_the_end_are_not_called_so() -> None:
     topic = SourceTopic("raw", TOPIC_ID, {0: (6, 20), 1: (0, 12)})
-    gone = letter(version("a", n_chunks=8), {0: [2, 3, 4, 6], 1: [10, 11, 12], 2: [5]})
-    plan = make_plan([gone], ANY, topic)
-    assert refusals(plan) == [("offsets are no longer on raw", "[0] 2-4, [1] 12, [2] 5")]
+    gone = letter(version("a", n_chunks=4), {0: [2, 3, 4, 6]})
+    assert refusals(make_plan([gone], ANY, topic)) == [("offsets are no longer on raw", "[0] 2-4")]
+    new = letter(version("b", n_chunks=4), {1: [10, 11, 12], 2: [5]})
+    assert refusals(make_plan([new], ANY, topic)) == [("offsets are beyond the end of raw", "[1] 12, [2] 5")]
+    both = letter(version("c", n_chunks=2), {0: [5], 1: [12]})
+    assert refusals(make_plan([both], ANY, topic)) == [
+        ("offsets are no longer on raw", "[0] 5; beyond its end: [1] 12"),
+    ]
 
 
 def test_rule_3_of_many_ranges_that_are_gone_the_number_is_said() -> None:

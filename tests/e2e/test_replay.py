@@ -1,8 +1,10 @@
-"""Dead letters and their replay on a real broker: mended, killed in the middle, fenced, and what retention took."""
+"""Dead letters and their replay on a real broker: mended, killed in the middle, fenced, too late, and what is gone."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +19,8 @@ from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.kafka import admin
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
-from tests.e2e.conftest import Program, RecordSeen
+from ray_reproducer.observability.registry_format import values
+from tests.e2e.conftest import Program, RecordSeen, function_of
 from tests.waiting import wait_until
 from tests.workload import CHUNK_BYTES, SentFile, Topic, cut, messages_of
 
@@ -68,6 +71,11 @@ def live_paths(servers: str, topic: str) -> Counter[str]:
     return Counter(letter.letter.path for letter in letters)
 
 
+def paths_in(registry: Path) -> Counter[str]:
+    """Paths of the rows of a registry."""
+    return Counter(str(values(line)[1]) for line in registry.read_text(encoding="utf-8").splitlines()[1:])
+
+
 def groups_of_replays(servers: str, topic: str) -> list[str]:
     found = AdminClient({"bootstrap.servers": servers}).list_consumer_groups().result(DEADLINE_S).valid
     return [group.group_id for group in found if group.group_id.startswith(f"ray_reproducer.replay.{topic}")]
@@ -113,7 +121,8 @@ def test_a_mended_extractor_gives_each_file_one_result_though_the_replay_is_kill
         return Counter(record.value["path"] for record in read_committed(results))
 
     # Everything that is bad fails, and one of the bad files is taken by retention.
-    code, _, err = start_program(*run, "run=drain").wait()
+    main = [*run, "group_id=registered", f"logs_dir={lab / 'LOGS'}", "run=drain"]
+    code, _, err = start_program(*main).wait()
     assert code == 3, err
     assert live_paths(bootstrap_servers, dead_letters) == Counter(f.version.relative_path for f in [gone, *bad])
     partition, offset = min(gone.places)
@@ -144,6 +153,16 @@ def test_a_mended_extractor_gives_each_file_one_result_though_the_replay_is_kill
     assert "bad gone.bin" in out
     # The replay that was killed could not take its group away; the other one did.
     assert len(groups_of_replays(bootstrap_servers, dead_letters)) <= 1
+
+    # The next run's registries have what both replays did, also if they are made anew.
+    registry, in_progress = sorted((lab / "LOGS").glob("*.csv"), reverse=True)
+    for _ in range(2):
+        code, _, err = start_program(*main).wait()
+        assert code == 0, err
+        assert paths_in(registry) == paths_of_results()
+        assert paths_in(in_progress) == Counter(["bad gone.bin"])
+        registry.unlink()
+        in_progress.unlink()
 
 
 def test_two_replays_at_once_give_no_result_twice_though_one_loses_its_committer(
@@ -194,3 +213,43 @@ def test_two_replays_at_once_give_no_result_twice_though_one_loses_its_committer
     assert seen == Counter(file.version.relative_path for file in bad)
     assert not live_paths(bootstrap_servers, dead_letters)
     assert not groups_of_replays(bootstrap_servers, dead_letters)
+
+
+def test_a_file_whose_missing_chunk_comes_after_it_was_given_up_has_its_result_from_a_replay(
+    workspace: Path,
+    bootstrap_servers: str,
+    unique_topic: Callable[..., str],
+    start_program: Callable[..., Program],
+    read_committed: Callable[[str], list[RecordSeen]],
+) -> None:
+    source, results = unique_topic("replay.source", partitions=PARTITIONS), unique_topic("replay.results", partitions=1)
+    topic, dead_letters = Topic(bootstrap_servers, source, PARTITIONS), unique_topic("replay.letters", partitions=2)
+    (late,) = files_named(["a/late.bin"], chunks=4)
+    arguments = ["+extractor=mine", f"kafka.bootstrap.servers={bootstrap_servers}", f"topics.source={source}"]
+    arguments += [f"topics.results={results}", f"topics.dead_letters={dead_letters}", "ray.num_cpus=1"]
+
+    def missing() -> list[list[list[int]]]:
+        """What each letter says is missing: ranges of chunks, the first letter's first."""
+        letters = sorted(read_committed(dead_letters), key=lambda record: str(record.value["time"]))
+        assert {record.value["reason"] for record in letters} <= {"incomplete"}
+        return [record.value["file"]["missing"] for record in letters]
+
+    # Chunk 3 does not come in time; when it comes, it is alone, because the others were given up.
+    topic.put(messages_of(late, [1, 2, 4]))
+    run = start_program(*arguments, "incomplete_after=1")
+    wait_until(lambda: missing() == [[[3, 3]]], DEADLINE_S, "the letter of the file without its chunk 3")
+    topic.put(messages_of(late, [3]))
+    wait_until(lambda: missing() == [[[3, 3]], [[1, 2], [4, 4]]], DEADLINE_S, "the letter of the chunk that came late")
+    run.process.send_signal(signal.SIGTERM)
+    code, _, err = run.wait()
+    assert code == 0, err
+    assert read_committed(results) == []
+    assert live_paths(bootstrap_servers, dead_letters) == Counter({"a/late.bin": 2})
+
+    # The letters name all chunks together.
+    code, _, err = start_program(*arguments, module=REPLAY).wait()
+    assert code == 0, err
+    assert f"1 file to replay, 4 messages of {source} to read" in err
+    (result,) = read_committed(results)
+    assert (result.key, json.dumps(result.value, sort_keys=True)) == late.expected(function_of(workspace, "digest"))
+    assert not live_paths(bootstrap_servers, dead_letters)

@@ -77,6 +77,22 @@ def test_limits_of_partitions(embedded: ClientConfigs) -> None:
     assert admin.watermarks(embedded, "raw", (0, 1)) == {0: (0, 0), 1: (0, 3)}
 
 
+def test_limits_that_may_not_be_seen_are_said_in_our_words(
+    embedded: ClientConfigs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forbidden:
+        def get_watermark_offsets(self, *_: object, **__: object) -> None:
+            raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(admin, "open_consumer", lambda *_: Forbidden())
+    with pytest.raises(BrokerError, match=r"can't see where raw \[0\] begins and ends") as error:
+        admin.watermarks(embedded, "raw", (0,))
+    assert error.value.hint == "Grant DESCRIBE on the topic raw."
+
+
 def test_the_embedded_cluster_has_no_group_members(embedded: ClientConfigs) -> None:
     admin.refuse_group_with_members(embedded, "anyone")
 

@@ -87,6 +87,17 @@ def test_a_guarantee_may_be_spelled_out(settings: dict[str, str]) -> None:
     ClientConfigs.from_settings({**SERVERS, **settings}).check()
 
 
+def test_a_guarantee_that_is_spelled_out_is_ours_to_leave_where_another_value_is_needed() -> None:
+    spelled = {"isolation.level": "read_committed", "auto.offset.reset": "error", "enable.partition.eof": True}
+    clients = ClientConfigs.from_settings({**SERVERS, **spelled, "fetch.wait.max.ms": 7})
+    ours: dict[str, Value] = {"isolation.level": "read_uncommitted", "fetch.wait.max.ms": 100}
+    config = clients.for_consumer(**ours, **{"auto.offset.reset": "earliest"})
+    assert config["isolation.level"] == "read_uncommitted"
+    assert config["auto.offset.reset"] == "earliest"
+    assert config["fetch.wait.max.ms"] == 7
+    assert clients.for_consumer()["isolation.level"] == "read_committed"
+
+
 def test_rule_3_secrets_are_not_shown() -> None:
     clients = ClientConfigs.from_settings(
         {**SERVERS, "sasl.password": "hush", "ssl.key.pem": "hush", "sasl.username": "me"}

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from ray_reproducer.core.chunk import FileVersion
-from ray_reproducer.core.errors import BrokerError
+from ray_reproducer.core.errors import BrokerError, TransactionOpenError
 from ray_reproducer.core.live_letters import LiveLetters, Place, clears_header
 from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.kafka import admin, dead_letters, faults
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.dead_letters import DeadLetterReader
 from ray_reproducer.kafka.group_offsets import GroupOffsets
+from ray_reproducer.kafka.source import Event, Source
 from tests.kafka.reading import WAIT_S, ignore
 from tests.waiting import wait_until
 
 MakeTopic = Callable[..., str]
+BUSY_S = 20.0
+"""How long a topic is written to: many times the standstill of the test that reads it."""
 
 
 def value(name: str) -> bytes:
@@ -104,6 +108,39 @@ def test_rule_3_nothing_is_committed(clients: ClientConfigs, unique_topic: MakeT
     group = GroupOffsets(clients, dead_letters._GROUP, topic, faults.Health(ignore), time.sleep)
     assert group.read([0, 1]) == {}
     group.close()
+
+
+class BusySource(Source):
+    """A source whose topic gets another letter on partition 0 before each look."""
+
+    producer: ClassVar[Producer]
+    deadline_s: ClassVar[float]
+
+    def poll(self, timeout_s: float) -> Event | None:
+        assert time.monotonic() < self.deadline_s, "the wait has no end"
+        self.producer.produce(self._topic, value("more"), "k", partition=0)
+        assert self.producer.flush(WAIT_S) == 0
+        return super().poll(timeout_s)
+
+
+def test_rule_4_letters_that_come_on_a_partition_that_is_read_do_not_put_off_the_end_of_the_wait(
+    clients: ClientConfigs, unique_topic: MakeTopic, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = unique_topic("letters", 2)
+    producer = Producer(clients.for_producer())
+    producer.produce(topic, value("first"), "k", partition=0)
+    assert producer.flush(WAIT_S) == 0
+    monkeypatch.setattr(BusySource, "producer", producer, raising=False)
+    monkeypatch.setattr(BusySource, "deadline_s", time.monotonic() + BUSY_S, raising=False)
+    monkeypatch.setattr(dead_letters, "Source", BusySource)
+    open_one = transactional(clients, f"{name}.open")
+    open_one.produce(topic, value("b"), "k", partition=1)
+    assert open_one.flush(WAIT_S) == 0
+    reading, _ = reader(clients, topic)
+    with pytest.raises(TransactionOpenError, match=r"nothing came for 1 s \(\[1\] 0 of 1\)"):
+        reading.refresh(standstill_s=1.0)
+    assert set(live(reading)) == {"first", "more"}
+    open_one.abort_transaction(WAIT_S)
 
 
 def test_letters_that_retention_took_are_no_error(clients: ClientConfigs, unique_topic: MakeTopic) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Producer
 
+from ray_reproducer.core import result_header
 from ray_reproducer.core.chunk import FileVersion
 from ray_reproducer.core.errors import BrokerError, ForbiddenError, TransactionOpenError
 from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.core.replay_plan import Selection
 from ray_reproducer.kafka import admin, dead_letters, finished_lately
 from ray_reproducer.kafka.client_config import ClientConfigs
+from ray_reproducer.kafka.dead_letters import DeadLetterReader
 from ray_reproducer.kafka.outbox import DeliveryFailedError, Outbox
 from ray_reproducer.kafka.replaying import Replay
 from tests.kafka.reading import WAIT_S
@@ -100,6 +102,27 @@ def test_rule_2_nor_does_one_of_a_file_that_came_whole_and_failed(lab: Lab) -> N
     assert len(lab.replay().look(lab.source).files) == len(NAMES) + 1
 
 
+@pytest.mark.parametrize("look", ["first", "last"])
+def test_rule_3_a_file_that_fails_while_the_letters_are_read_can_be_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """A program that runs reads a file and writes its letter; the replay sees both."""
+    read = DeadLetterReader.refresh
+
+    def refresh(reader: DeadLetterReader) -> None:
+        lab.producer.produce(lab.source, b"x")
+        lab.put(lab.letters, lab.letter("just failed", len(NAMES)), "just failed", finished=False)
+        lab.flush()
+        read(reader)
+
+    topic = admin.describe_topic(lab.clients, lab.source)
+    replay = lab.replay()
+    monkeypatch.setattr(DeadLetterReader, "refresh", refresh)
+    plan = replay.look(lab.source) if look == "first" else replay.plan_for(topic)
+    assert plan.refusals == ()
+    assert plan.ends == {0: len(NAMES) + 1}
+
+
 def test_files_that_are_not_meant_are_left_alone(lab: Lab) -> None:
     lab.put(lab.results, b"{}", NAMES[0])
     lab.flush()
@@ -112,6 +135,16 @@ def test_a_replayed_file_stays_the_file_of_the_group_that_it_failed_in(lab: Lab)
     plan = lab.replay().look(lab.source)
     owners = {finished_lately.tag_of(file.owner) for file in plan.files.values()}
     assert owners == {finished_lately.tag("ours", lab.topic_id)}
+
+
+def test_a_letter_says_in_whose_registries_its_file_is_if_it_is_in_any(lab: Lab) -> None:
+    origin = Origin(lab.source, lab.topic_id, "mine", "test")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    letter = dead_letter(lab.version("registered"), Failure("timeout", "slow"), {0: [0]}, origin, now)
+    lab.producer.produce(lab.letters, letter.value, letter.key, headers=list(result_header.encode(letter, "ours")))
+    lab.flush()
+    groups = {file.newest.path: file.group_id for file in lab.replay().look(lab.source).files.values()}
+    assert groups == {**dict.fromkeys(NAMES, ""), "registered": "ours"}
 
 
 def test_without_the_right_to_read_results_it_is_said_and_all_is_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

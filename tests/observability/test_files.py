@@ -10,6 +10,8 @@ import pytest
 
 from ray_reproducer.observability import files
 
+MODIFIED_MS = 1_795_452_492_123
+
 
 def test_lines_are_added(tmp_path: Path) -> None:
     path = tmp_path / "a"
@@ -43,9 +45,12 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("old")
     with path.open() as reader:
-        files.replace(path, "new\n")
+        files.replace(path, "new\n", MODIFIED_MS)
         assert reader.read() == "old"
     assert path.read_text() == "new\n"
+    assert files.modified_ms(path) == MODIFIED_MS
+    files.set_modified(path, 0)
+    assert files.modified_ms(path) == 0
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -53,7 +58,7 @@ def test_a_replacement_that_fails_leaves_the_old_file_and_nothing_else(tmp_path:
     path = tmp_path / "a.csv"
     path.mkdir()
     with pytest.raises(OSError, match="directory"):
-        files.replace(path, "new\n")
+        files.replace(path, "new\n", MODIFIED_MS)
     assert list(tmp_path.iterdir()) == [path]
 
 

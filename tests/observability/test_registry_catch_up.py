@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ray_reproducer.core import result_header
 from ray_reproducer.core.errors import BrokerError, PipelineError
 from ray_reproducer.core.outcome import Facts, Outcome
 from ray_reproducer.kafka.client_config import ClientConfigs, open_producer
-from ray_reproducer.observability import files, registry_catch_up
+from ray_reproducer.observability import files, registry_catch_up, registry_source
 from ray_reproducer.observability.registries import CATCH_UP_MARGIN_S, Registries, RegistryNames
 from ray_reproducer.observability.registry_catch_up import CatchUp
 from ray_reproducer.observability.registry_format import result_row
@@ -21,6 +24,7 @@ from tests.observability.test_registries import in_progress, registered
 
 pytestmark = pytest.mark.timeout(180)
 DEADLINE_S = 60.0
+HOUR_S = 3600.0
 
 
 def done(path: str, *, reason: str = "", ago_s: float = 0.0) -> Outcome:
@@ -79,7 +83,7 @@ def test_files_that_were_deleted_are_made_anew(
     registry = run(Registries(tmp_path, names))
     assert sorted(map(str, registered(registry))) == sorted(["a", "a", hostile, "healed"])
     assert in_progress(registry) == {"bad": "mismatched_hash"}
-    assert abs(registry.results_path.stat().st_mtime - time.time()) < DEADLINE_S
+    assert abs(registry.in_progress_path.stat().st_mtime - time.time()) < DEADLINE_S
 
 
 def test_only_what_is_missing_is_added(names: RegistryNames, produce: Callable[..., None], tmp_path: Path) -> None:
@@ -130,6 +134,30 @@ def test_a_lost_part_of_the_program_is_looked_for(
     assert registered(run(registry)) == ["told", "never told"]
 
 
+def test_rule_4_what_the_committer_had_no_room_for_is_read_from_where_it_was_lost(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    run(Registries(tmp_path, names))
+    lost, told = done("left out", ago_s=HOUR_S), done("told")
+    produce(lost, ago_s=HOUR_S)
+    produce(told)
+    killed = Registries(tmp_path, names)
+    killed.outcomes([told])
+    killed.left_out(lost.facts.done_ms)
+    killed.update(last=False)
+    assert registered(run(Registries(tmp_path, names))) == ["told", "left out"]
+
+
+def test_what_the_committer_had_no_room_for_comes_while_running(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    registry = run(Registries(tmp_path, names))
+    lost = done("left out", ago_s=HOUR_S)
+    produce(lost, ago_s=HOUR_S)
+    registry.left_out(lost.facts.done_ms)
+    assert registered(run(registry)) == ["left out"]
+
+
 def test_rule_4_what_was_not_looked_for_to_the_end_the_next_start_looks_for(
     names: RegistryNames, produce: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,8 +166,48 @@ def test_rule_4_what_was_not_looked_for_to_the_end_the_next_start_looks_for(
     killed = Registries(tmp_path, names)
     killed.open_files([])
     killed.update(last=False)  # the first turn; then nothing more, as after a kill
-    assert killed.results_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+    assert killed.in_progress_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
     assert sorted(map(str, registered(run(Registries(tmp_path, names))))) == [str(number) for number in range(9)]
+
+
+def test_rule_4_another_group_in_the_same_files_hides_nothing_that_one_has_missed(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    killed = run(Registries(tmp_path, names))
+    produce(done("missed", ago_s=HOUR_S), ago_s=HOUR_S)
+    for path in (killed.results_path, killed.in_progress_path):
+        os.utime(path, (time.time() - HOUR_S,) * 2)
+    theirs = done("theirs")
+    produce(theirs, group_id="other")
+    run(Registries(tmp_path, replace(names, group_id="other")), told=[theirs])
+    assert registered(run(Registries(tmp_path, names))) == ["theirs", "missed"]
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_rule_4_a_shared_registry_that_one_group_makes_anew_is_made_anew_by_the_others(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path, runs: bool
+) -> None:
+    old, theirs = done("old", ago_s=HOUR_S), done("theirs", ago_s=HOUR_S)
+    produce(old, ago_s=HOUR_S)
+    produce(theirs, ago_s=HOUR_S, group_id="other")
+    ours = run(Registries(tmp_path, names))
+    ours.results_path.unlink()
+    run(Registries(tmp_path, replace(names, group_id="other")))
+    assert registered(ours) == ["theirs"]
+    assert registered(run(ours if runs else Registries(tmp_path, names))) == ["theirs", "old"]
+
+
+def test_rule_4_rows_that_a_copy_of_the_registry_lacks_come_back(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    registry = run(Registries(tmp_path, names))
+    copy = registry.results_path.read_text()
+    late = done("late", ago_s=HOUR_S)
+    produce(late, ago_s=HOUR_S)
+    run(Registries(tmp_path, names), told=[late])
+    registry.results_path.write_text(copy)
+    os.utime(registry.results_path, (time.time() - 2 * HOUR_S,) * 2)
+    assert registered(run(Registries(tmp_path, names))) == ["late"]
 
 
 def test_a_full_disk_in_the_middle_loses_nothing(
@@ -173,7 +241,141 @@ def test_a_topic_that_can_not_be_read_is_an_error_once(names: RegistryNames, tmp
     registry.outcomes([done("b")])
     registry.update(last=True)
     assert registered(registry) == ["a", "b"]
-    assert registry.results_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+    assert registry.in_progress_path.stat().st_mtime < time.time() - CATCH_UP_MARGIN_S
+
+
+Replayed = Callable[..., None]
+
+
+@pytest.fixture
+def replayed(names: RegistryNames, produce: Callable[..., None]) -> Replayed:
+    """Do what a replay does: a result, and a tombstone that clears the letter, both with the header."""
+
+    def make(outcome: Outcome, ago_s: float = 0.0) -> None:
+        assert names.clients is not None
+        produce(outcome, ago_s=ago_s)
+        producer = open_producer(names.clients.for_producer())
+        producer.produce(
+            names.dead_letters_topic,
+            None,
+            outcome.key,
+            headers=[("clears", b"0:0"), *result_header.encode(outcome, "group")],
+            timestamp=int((time.time() - ago_s) * 1000),
+        )
+        assert producer.flush(DEADLINE_S) == 0
+
+    return make
+
+
+def test_rule_3_a_replay_takes_the_failure_away(
+    names: RegistryNames, produce: Callable[..., None], replayed: Replayed, tmp_path: Path
+) -> None:
+    bad = done("bad", reason="timeout")
+    produce(bad)
+    first = run(Registries(tmp_path, names), told=[bad])
+    assert in_progress(first) == {"bad": "computing_result_message_failed"}
+    replayed(done("bad"))
+    for path in ([], [first.results_path, first.in_progress_path], [first.in_progress_path], [first.results_path]):
+        for deleted in path:
+            deleted.unlink()
+        later = run(Registries(tmp_path, names))
+        assert registered(later) == ["bad"]
+        assert in_progress(later) == {}
+
+
+def test_rule_4_a_replay_beside_a_run_that_writes_newer_rows_is_seen_by_the_next_start(
+    names: RegistryNames, produce: Callable[..., None], replayed: Replayed, tmp_path: Path
+) -> None:
+    bad, again, newer = done("bad", reason="timeout", ago_s=3 * HOUR_S), done("bad", ago_s=2 * HOUR_S), done("newer")
+    produce(bad, ago_s=3 * HOUR_S)
+    registry = run(Registries(tmp_path, names), told=[bad])
+    replayed(again, ago_s=2 * HOUR_S)
+    produce(newer)
+    registry.outcomes([newer])
+    registry.update(last=True)
+    later = run(Registries(tmp_path, names))
+    assert registered(later) == ["newer", "bad"]
+    assert in_progress(later) == {}
+
+
+def test_rule_4_a_file_that_failed_again_after_its_replay_stays_failed(
+    names: RegistryNames, produce: Callable[..., None], replayed: Replayed, tmp_path: Path
+) -> None:
+    once, again = (done("bad", reason="timeout", ago_s=hours * HOUR_S) for hours in (4, 2))
+    produce(once, ago_s=4 * HOUR_S)
+    registry = run(Registries(tmp_path, names), told=[once])
+    replayed(done("bad", ago_s=3 * HOUR_S), ago_s=3 * HOUR_S)
+    produce(again, ago_s=2 * HOUR_S)
+    registry.outcomes([again])
+    registry.update(last=True)
+    later = run(Registries(tmp_path, names))
+    assert registered(later) == ["bad"]
+    assert in_progress(later) == {"bad": "computing_result_message_failed"}
+
+
+def test_rule_4_an_old_letter_of_a_file_that_is_not_listed_as_failed_is_passed_over(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    sent_again, bad = (done(name, reason="timeout", ago_s=3 * HOUR_S) for name in ("sent again", "bad"))
+    whole = done("sent again", ago_s=2 * HOUR_S)
+    produce(sent_again, bad, ago_s=3 * HOUR_S)
+    produce(whole, ago_s=2 * HOUR_S)
+    run(Registries(tmp_path, names), told=[sent_again, bad, whole])
+    assert in_progress(run(Registries(tmp_path, names))) == {"bad": "computing_result_message_failed"}
+
+
+def test_rule_3_a_row_that_is_there_takes_the_failure_away_after_a_crash(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path
+) -> None:
+    bad, mended = done("bad", reason="timeout", ago_s=9), done("bad")
+    produce(bad, mended)
+    killed = run(Registries(tmp_path, names), told=[bad])
+    before = killed.in_progress_path.read_text()
+    killed.outcomes([mended])
+    killed.update(last=False)
+    killed.in_progress_path.write_text(before)  # as if it had been killed before it was replaced
+    later = run(Registries(tmp_path, names))
+    assert registered(later) == ["bad"]
+    assert in_progress(later) == {}
+
+
+class NoLeader:
+    """A consumer that is told that partition 1 has no leader: of the partition, or of the whole question."""
+
+    def __init__(self, *, raises: bool) -> None:
+        self.raises = raises
+
+    def offsets_for_times(self, places: Sequence[TopicPartition], timeout: float) -> list[object]:
+        assert timeout > 0
+        error = KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)
+        if self.raises:
+            raise KafkaException(error)
+        errors = {1: error}
+        return [SimpleNamespace(partition=p.partition, offset=-1001, error=errors.get(p.partition)) for p in places]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_rule_1_of_the_source_a_partition_without_a_leader_is_looked_at_by_the_next_start(
+    names: RegistryNames,
+    produce: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raises: bool,
+) -> None:
+    run(Registries(tmp_path, names))
+    missed = [done(str(number)) for number in range(9)]
+    produce(*missed, *(done(str(number), reason="timeout", ago_s=9) for number in range(9)))
+    with monkeypatch.context() as patch:
+        patch.setattr(registry_source, "open_consumer", lambda _: NoLeader(raises=raises))
+        registry = Registries(tmp_path, names)
+        registry.open_files([])
+        with pytest.raises(BrokerError, match="can't ask where to begin"):
+            registry.update(last=False)
+        registry.update(last=True)
+    assert sorted(map(str, registered(run(Registries(tmp_path, names))))) == [outcome.path for outcome in missed]
 
 
 def test_rule_2_too_much_written_meanwhile_ends_it(

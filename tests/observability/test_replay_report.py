@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from ray_reproducer.core.dead_letter import parse
 from ray_reproducer.core.live_letters import Letter, Place
 from ray_reproducer.core.outcome import Failure, Origin, dead_letter
 from ray_reproducer.core.progress import Progress
+from ray_reproducer.core.reasons import Reason
 from ray_reproducer.core.replay_plan import FailedFile, Refusal, ReplayPlan
 from ray_reproducer.observability import replay_report
 from ray_reproducer.observability.replay_report import MAX_LISTED, MAX_NAMED, plan_lines
@@ -23,7 +25,9 @@ NAMES = {"extractor": "mine", "results": "metadata", "dead_letters": "metadata.d
 def failed(path: str, reason: str = "timeout", error: str = "slow", minute: int = 0, offset: int = 7) -> FailedFile:
     origin = Origin("raw", bytes(16), "mine", "test")
     time = f"2026-01-02T03:{minute:02}:00Z"
-    outcome = dead_letter(version(path), Failure(reason, error), {0: [offset]}, origin, time)
+    # On a topic there may be any reason.
+    failure = Failure(cast("Reason", reason), error)
+    outcome = dead_letter(version(path), failure, {0: [offset]}, origin, time)
     return FailedFile((Letter(Place(0, 0), outcome.key, parse(outcome.value)),))
 
 

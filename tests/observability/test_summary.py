@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
 
-from ray_reproducer.core.errors import ChunkError
-from ray_reproducer.core.events import CrashCause
 from ray_reproducer.core.progress import Progress
-from ray_reproducer.observability.summary import _REASONS, RunNames, summary
+from ray_reproducer.core.reasons import REASONS
+from ray_reproducer.observability.summary import _REASONS, RunNames, meaning, summary
 
 NAMES = RunNames(
     extractor="xrd_csv",
@@ -66,9 +64,10 @@ def test_files_that_could_not_be_uploaded_are_counted() -> None:
     assert "2 files of upload.path not on raw: the reasons are above." in text
 
 
-def test_every_reason_that_the_program_gives_is_explained() -> None:
-    reasons = {kind.reason for kind in ChunkError.__subclasses__()} | set(get_args(CrashCause))
-    assert reasons <= set(_REASONS)
+def test_every_reason_that_the_program_gives_is_explained_in_a_line_and_no_other() -> None:
+    assert tuple(_REASONS) == REASONS
+    assert all(meaning(reason) and "\n" not in meaning(reason) for reason in REASONS)
+    assert meaning("a_new_reason") == ""
 
 
 def test_asides_and_trouble() -> None:

@@ -51,6 +51,7 @@ def test_without_settings_there_is_only_the_screen(
         seen.open_files([])
         seen.progress(Progress(results=1))
         seen.restarted()
+        seen.left_out(1)
     assert screen.shown == [(logging.WARNING, "text")]
     assert seen.log_handlers == []
     assert list(tmp_path.iterdir()) == []
