@@ -37,12 +37,13 @@ class StopFlag:
     def __init__(self) -> None:
         """Begin with nothing asked."""
         self._requests = 0
-        self._asked = threading.Event()
+        self._changed = threading.Condition()
 
     def request(self) -> None:
-        """Ask; the first time for an orderly end, then for an immediate one."""
-        self._requests += 1
-        self._asked.set()
+        """Ask; the first time for an orderly end, then for an immediate one. Not from a signal handler: it locks."""
+        with self._changed:
+            self._requests += 1
+            self._changed.notify_all()
 
     @property
     def graceful(self) -> bool:
@@ -56,8 +57,14 @@ class StopFlag:
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something is asked, at most ``timeout_s`` seconds; not at all if it was asked already once."""
-        if self._requests == 0:
-            self._asked.wait(timeout_s)
+        with self._changed:
+            self._changed.wait_for(lambda: self._requests > 0, timeout_s)
+
+    def wait_for_next(self, timeout_s: float) -> None:
+        """Wait until something is asked again, at most ``timeout_s`` seconds."""
+        with self._changed:
+            before = self._requests
+            self._changed.wait_for(lambda: self._requests > before, timeout_s)
 
 
 def interruptible(call: Callable[[], _T], is_asked: Callable[[], bool]) -> _T:

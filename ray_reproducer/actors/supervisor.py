@@ -256,7 +256,7 @@ class _Supervision:
                 limit = f"shutdown_timeout={self._settings.shutdown_timeout_s:g}"
                 self._warn(f"What was in flight did not finish within {limit} seconds; the next start will do it.")
                 return
-            self._stop.wait(LOOK_INTERVAL_S)
+            self._stop.wait_for_next(LOOK_INTERVAL_S)
         self._warn("Stopped at once. What was in flight will be done by the next start.")
 
     def _drain(self, fleet: Fleet) -> bool:

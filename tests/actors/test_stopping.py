@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import ray
@@ -12,6 +13,8 @@ from ray_reproducer.actors.stopping import StopFlag, StoppedError, interruptible
 from ray_reproducer.core.errors import FencedError
 from ray_reproducer.error_report import causes
 
+DEADLINE_S = 10.0
+
 
 def test_the_first_request_is_an_orderly_end_and_the_second_an_immediate_one() -> None:
     stop = StopFlag()
@@ -20,6 +23,20 @@ def test_the_first_request_is_an_orderly_end_and_the_second_an_immediate_one() -
     assert (stop.graceful, stop.now) == (True, False)
     stop.request()
     assert (stop.graceful, stop.now) == (True, True)
+
+
+def test_who_waits_is_woken_by_a_request_and_waits_again_for_the_next() -> None:
+    stop = StopFlag()
+    for _ in range(2):
+        began_s = time.monotonic()
+        threading.Timer(0.05, stop.request).start()
+        stop.wait_for_next(DEADLINE_S)
+        assert time.monotonic() - began_s < DEADLINE_S
+    assert stop.now
+    began_s = time.monotonic()
+    stop.wait_for_next(0.05)
+    assert time.monotonic() - began_s >= 0.05, "a driver that looks at its actors meanwhile would do nothing else"
+    stop.wait(DEADLINE_S)  # not at all: it was asked already
 
 
 def test_a_call_returns_what_it_returns_and_raises_what_it_raises() -> None:

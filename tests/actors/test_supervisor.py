@@ -179,6 +179,7 @@ def run_of(monkeypatch: pytest.MonkeyPatch) -> Runs:
     clock = Clock()
     monkeypatch.setattr(supervisor, "time", clock)
     monkeypatch.setattr(StopFlag, "wait", clock.wait)
+    monkeypatch.setattr(StopFlag, "wait_for_next", clock.wait)
     monkeypatch.setattr(ray_cluster, "revive", lambda: False)
     monkeypatch.setattr(ray_cluster, "slots", lambda _: 1)
 
