@@ -4,8 +4,8 @@ Rules:
 
 1. A message says what was wrong and where; ``hint`` says what to do about it.
 2. ``exit_code`` is what the process ends with when the exception reaches the command line.
-3. Each exception survives pickling, because it may travel between processes: the
-   constructors take ``(message, *, hint)`` and nothing else.
+3. Each exception survives pickling, because it may travel between processes: its constructor takes
+   ``(message, *, hint)``, or it says itself how it is made again (``__reduce__``).
 """
 
 from __future__ import annotations
