@@ -103,7 +103,7 @@ def test_a_ray_that_another_run_has_for_itself_is_no_cluster(
 ) -> None:
     write_files(workspace / "data", {"a.txt": b"1"})
     common = ["+extractor=mine", "kafka=embedded", "upload.path=data"]
-    running = start_program(*common)
+    running = start_program(*common, RAY_AUTH_MODE="disabled")
     address = wait_until(lambda: gcs_address(running), STOP_DEADLINE_S, "its Ray")
     wait_until(lambda: "1 files done" in running.err(), STOP_DEADLINE_S, "its file")
     code, _, err = start_program(*common, "ray=cluster", f"ray.address={address}", RAY_AUTH_MODE="disabled").wait()
