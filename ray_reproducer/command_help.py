@@ -47,8 +47,8 @@ More
   --info searchpath    where configurations are looked for
   HYDRA_FULL_ERROR=1   in the environment: errors with their traceback
   Exit codes           0 all well, 1 error, 2 wrong settings, 4 another instance took over, or this one was suspended
-                       in a transaction; of a drain also 3: with dead letters, held files or lost messages,
-                       and 5: stopped before its end
+                       in a transaction; of a drain also 3: with dead letters, held files, lost messages,
+                       or outcomes that wait for the next start, and 5: stopped before its end
   Ctrl-C or SIGTERM    once: finish what is in flight (for shutdown_timeout at most), commit, leave;
                        twice: leave now, nothing is lost
 """)

@@ -111,9 +111,10 @@ def prepare(extract: Extract, name: str) -> LoadedExtractor:
 
 
 def _driver_hooks(owner: object) -> tuple[str, ...]:
-    methods = [getattr(type(owner), name, None) for name in _DRIVER_HOOKS]
-    theirs = [method for method in methods if method and method.__module__.partition(".")[0] != __package__]
-    return tuple(method.__qualname__ for method in theirs)
+    cls = type(owner)
+    found = {name: getattr(cls, name, None) for name in _DRIVER_HOOKS}
+    modules = {name: str(getattr(hook, "__module__", "")) for name, hook in found.items() if hook is not None}
+    return tuple(f"{cls.__name__}.{name}" for name, module in modules.items() if module.split(".")[0] != __package__)
 
 
 def worker_sys_path() -> tuple[str, ...]:

@@ -173,7 +173,9 @@ def _prepare_hydra(config_name: str) -> None:
 
 def _refuse_choices(arguments: Sequence[str], without: Mapping[str, tuple[str, str]]) -> None:
     for argument in arguments:
-        key, _, values = argument.lstrip("+").partition("=")
+        key, equals, values = argument.lstrip("+").partition("=")
+        if not equals:  # an option of Hydra's, or the value of one
+            continue
         # In a multirun there may be several options, with commas between.
         for choice in (key, *(f"{key}={value}" for value in values.strip("'\"").split(","))):
             if choice in without:

@@ -49,6 +49,8 @@ _EXTRACTED: Final = frozenset(
 """Reasons ("" for a result) of the outcomes of files that were put together and given to the extractor."""
 COMMANDS_END_S: Final = 5.0
 """How long the answer to a command (``_on_check`` is the user's) may go on after the run's end."""
+SHUTDOWN_HOOK_S: Final = 10.0
+"""How long ``close()`` waits for the user's ``_on_shutdown`` to end, in seconds."""
 COMMAND_LOOK_S: Final = 0.1
 """How soon a run's end is noticed by the thread that waits for commands, in seconds."""
 _ray_users: Final[set[int]] = set()
@@ -131,6 +133,7 @@ class _Run:
         self._tells_results = tells_results(reproducer)
         self._asking = threading.Lock()
         self._wanted_end = threading.Event()
+        self._commands: threading.Thread | None = None
         self._launched = threading.Event()
         self._over = threading.Event()
         self._thread = threading.get_ident()
@@ -150,7 +153,7 @@ class _Run:
                     hint="End that run first (control_command_queue.put('q')), or make another instance.",
                 )
             reproducer._run = self  # noqa: SLF001
-        commands = threading.Thread(target=self._obey, name="commands", daemon=True)
+        commands = self._commands = threading.Thread(target=self._obey, name="commands", daemon=True)
         try:
             settings = self._settings = class_run(reproducer)
             commands.start()
@@ -161,17 +164,22 @@ class _Run:
                 commands.join(COMMANDS_END_S)
                 self._guarded("_on_shutdown")
         finally:
+            self._launched.set()
             with reproducer.lock:
                 reproducer._run = None  # noqa: SLF001
             # Last of all: who waits for the end may take Ray away, or begin the next run.
             self._over.set()
 
     def end(self) -> None:
-        """End the run in order, and wait for that, unless it is this thread that runs it."""
+        """End the run in order, and wait for that, unless it is one of its own threads that calls.
+
+        ``_on_shutdown``, which is the user's, is waited for only so long: it may itself wait for who calls.
+        """
         self._wanted_end.set()
         self._request_end()
-        if threading.get_ident() != self._thread:
-            self._over.wait()
+        if threading.get_ident() != self._thread and threading.current_thread() is not self._commands:
+            self._launched.wait()
+            self._over.wait(SHUTDOWN_HOOK_S)
 
     def _launch(self, settings: ClassRun) -> int:
         if not self._own_process:

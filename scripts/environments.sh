@@ -31,7 +31,7 @@ install_debian() {
     exec 8>"${TMPDIR:-/tmp}/ray_reproducer_apt.lock"
     flock 8
     if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } \
-        </dev/null >"$log" 2>&1; then
+        </dev/null >"$log" 2>&1 8>&-; then
         tail -n 20 "$log" >&2
         fail "apt-get could not install $*"
     fi

@@ -313,8 +313,10 @@ def test_hooks_that_only_a_run_of_the_class_itself_would_call_are_named(
     directory: Path, run: Run, launched: list[tuple[PipelineSettings, RaySettings]], caplog: pytest.LogCaptureFixture
 ) -> None:
     module = (
+        "import functools\n"
         "from ray_reproducer import MetadataJSONReproducer\n"
         "class Lines(MetadataJSONReproducer):\n"
+        "    _on_check = functools.partial(print, 'checked')\n"
         "    def _get_metadata_dict_for_file(self, datafile): return {}\n"
         "    def _failed_computing_processing_result(self, datafile, lock): pass\n"
         "    def _on_result_produced(self, relative_filepath, metadata): pass\n"
@@ -322,8 +324,9 @@ def test_hooks_that_only_a_run_of_the_class_itself_would_call_are_named(
     write(directory, {"lab_class.py": module, "conf/extractor/mine.yaml": "_target_: lab_class.Lines\n"})
     assert run("+extractor=mine", *BROKER).code == 0
     assert launched
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "ray_reproducer.app"]
-    assert said.startswith("Lines._on_result_produced is called only if the class runs by its own command line")
+    said = [record.getMessage() for record in caplog.records if record.name == "ray_reproducer.app"]
+    only = "is called only if the class runs by its own command line (python -m MODULE), not here."
+    assert said == [f"Lines._on_check {only}", f"Lines._on_result_produced {only}"]
 
 
 def test_a_multirun_runs_every_job_and_ends_with_the_worst_code(

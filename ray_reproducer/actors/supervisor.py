@@ -52,7 +52,7 @@ LONG_LIFE_S: Final = 60.0
 LONGEST_PAUSE_S: Final = 10.0
 """The longest pause before the next life, after 1, 2, 4 ... seconds."""
 EXIT_DEAD_LETTERS: Final = 3
-"""Exit code of a drain that left dead letters, held files, or found that data was lost before it was read."""
+"""Exit code of a drain that left dead letters, held files, or files for the next start, or found that data was lost."""
 EXIT_NOT_DRAINED: Final = 5
 """Exit code of a drain that was stopped before its end: who waits for all files must not take that for the end."""
 
@@ -137,16 +137,18 @@ def run(
     return Summary(
         progress=progress,
         seconds=time.monotonic() - began,
-        exit_code=_exit_code(settings, progress, uploading.failures),
+        exit_code=_exit_code(settings, progress, uploading.failures, stopped=stop.graceful),
         stopped=stop.graceful,
         upload_failures=uploading.failures,
     )
 
 
-def _exit_code(settings: PipelineSettings, progress: Progress, upload_failures: int) -> int:
-    if settings.run_mode == "drain" and not progress.drained:
+def _exit_code(settings: PipelineSettings, progress: Progress, upload_failures: int, *, stopped: bool) -> int:
+    drains = settings.run_mode == "drain"
+    if drains and stopped and not progress.drained:
         return EXIT_NOT_DRAINED
-    if settings.run_mode == "drain" and progress.dead_letters + progress.held + progress.offsets_lost > 0:
+    left = progress.outcomes_pending  # for the next start: files that are incomplete leave no room to commit them
+    if drains and progress.dead_letters + progress.held + progress.offsets_lost + left > 0:
         return EXIT_DEAD_LETTERS
     return 1 if upload_failures else 0
 

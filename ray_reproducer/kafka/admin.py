@@ -219,7 +219,10 @@ class _Connection:
 
     def metadata(self) -> Any:
         """All topics and partitions; this is also how we know that there is a broker."""
-        return self.call(lambda seconds: self.admin.list_topics(timeout=seconds))
+        try:
+            return self.call(lambda seconds: self.admin.list_topics(timeout=seconds))
+        except KafkaException as exception:
+            raise _refused("the broker does not say which topics there are", faults.of(exception), "") from None
 
     def call(self, call: Callable[[float], Any]) -> Any:
         """Make a call that takes seconds, until it succeeds or the time is over."""

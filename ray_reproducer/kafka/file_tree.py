@@ -52,6 +52,8 @@ class FoundFile:
         _check_length(self.relative)
         try:
             descriptor = os.open(self._name, _FILE, dir_fd=self.directory)
+        except BlockingIOError:
+            descriptor = self._open_leased()
         except OSError as error:
             if error.errno in _OF_NO_FILE:
                 raise OSError(error.errno, _CHANGED) from error
@@ -63,6 +65,16 @@ class FoundFile:
         except BaseException:
             os.close(descriptor)
             raise
+
+    def _open_leased(self) -> int:
+        """Open a file that another program has a lease on (Samba, NFS), waiting until the kernel has taken it back."""
+        place = os.open(self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+        try:
+            _check_regular(os.fstat(place))
+            # The very file that was looked at, whatever stands at its path by now.
+            return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(place)
 
     def size_bytes(self) -> int:
         """Return how large it is now.

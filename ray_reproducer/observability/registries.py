@@ -150,6 +150,7 @@ class Registries:
             self._begin()
             self._begun = True
         elif anew or self._is_set_back():  # somebody has deleted it
+            self._complete_to_ms = 0
             with self._lock:
                 self._want_catch_up(0)
         try:
@@ -163,7 +164,10 @@ class Registries:
     def _begin(self) -> None:
         """Take over what an earlier run has left."""
         since_ms = 0
-        if self.results_path.exists():
+        if self._has_no_results():
+            if self.in_progress_path.exists():  # before the other is made: a run that is killed now has told nothing
+                files.set_modified(self.in_progress_path, 0)
+        else:
             self._mend_results()
             if self.in_progress_path.exists():
                 # The older one: a registry of results that was put back from a copy lacks what came since.
@@ -240,6 +244,8 @@ class Registries:
         self._changed = True
 
     def _write_in_progress(self) -> None:
+        if self._is_set_back():  # in this very turn: the next one begins with that
+            return
         complete_to_ms = self._find_complete_to_ms()
         with self._lock:
             changed = self._changed or not self.in_progress_path.exists()

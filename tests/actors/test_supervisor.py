@@ -358,21 +358,23 @@ def test_rule_3_a_part_that_is_lost_after_the_request_is_not_made_anew(run_of: R
 
 
 @pytest.mark.parametrize(
-    ("run_mode", "progress", "upload_failures", "code"),
+    ("run_mode", "stopped", "progress", "upload_failures", "code"),
     [
-        ("drain", WELL, 0, 0),
-        ("drain", WELL, 1, 1),
-        ("drain", Progress(dead_letters=1, drained=True), 0, EXIT_DEAD_LETTERS),
-        ("drain", Progress(held=1, drained=True), 1, EXIT_DEAD_LETTERS),
-        ("drain", Progress(offsets_lost=1, drained=True), 0, EXIT_DEAD_LETTERS),
-        ("drain", Progress(results=3), 0, EXIT_NOT_DRAINED),
-        ("drain", Progress(dead_letters=1), 1, EXIT_NOT_DRAINED),
-        ("stream", Progress(dead_letters=1), 0, 0),
-        ("stream", Progress(), 1, 1),
+        ("drain", False, WELL, 0, 0),
+        ("drain", False, WELL, 1, 1),
+        ("drain", False, Progress(dead_letters=1, drained=True), 0, EXIT_DEAD_LETTERS),
+        ("drain", False, Progress(held=1, drained=True), 1, EXIT_DEAD_LETTERS),
+        ("drain", False, Progress(offsets_lost=1, drained=True), 0, EXIT_DEAD_LETTERS),
+        ("drain", False, Progress(results=3, outcomes_pending=2), 0, EXIT_DEAD_LETTERS),
+        ("drain", True, WELL, 0, 0),
+        ("drain", True, Progress(results=3), 0, EXIT_NOT_DRAINED),
+        ("drain", True, Progress(dead_letters=1), 1, EXIT_NOT_DRAINED),
+        ("stream", True, Progress(dead_letters=1), 0, 0),
+        ("stream", True, Progress(), 1, 1),
     ],
 )
 def test_the_exit_code_says_whether_all_is_done(
-    run_mode: str, progress: Progress, upload_failures: int, code: int
+    run_mode: str, stopped: bool, progress: Progress, upload_failures: int, code: int
 ) -> None:
     settings = cast("Any", SimpleNamespace(run_mode=run_mode))
-    assert _exit_code(settings, progress, upload_failures) == code
+    assert _exit_code(settings, progress, upload_failures, stopped=stopped) == code

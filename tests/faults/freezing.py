@@ -31,7 +31,7 @@ class _Freeze(Fault):
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
-        victims = rig.processes_of(self.role)[:1]
+        victims = _victims(rig, self.role)
         processes.suspend(victims)
         try:
             rig.hold(random.Random(batch.number).uniform(SHORTEST_S, LONGEST_S))
@@ -168,6 +168,16 @@ class SecondInstance(Fault):
         assert first.process.returncode == EXIT_FENCED, err
         assert f"another instance with group_id={rig.group} has taken over" in err, err
         assert f"it is process {rig.running().process.pid} on " in err, err
+
+
+def _victims(rig: Rig, role: str) -> list[psutil.Process]:
+    """One process of a role, waited for; with work for the program: all may be done before a worker is seen."""
+
+    def found() -> list[psutil.Process]:
+        rig.keep_busy()
+        return rig.find(role)[:1]
+
+    return wait_until(found, RECOVERY_S, f"a process of role {role}")
 
 
 def _stopped_with_work(rig: Rig) -> list[psutil.Process]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -86,6 +87,30 @@ def test_rules_1_and_2_what_is_no_file_any_more_is_not_read(
         with first.open() as file:
             assert file.read() == b"a"
             assert os.get_blocking(file.fileno())
+
+
+LEASE = """
+import fcntl, signal, sys
+file = open(sys.argv[1], "rb+")
+signal.signal(signal.SIGIO, lambda *_: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK))
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""A file server's program: it has a lease on a file, and gives it back when it is asked to."""
+
+
+def test_a_file_on_which_another_program_has_a_lease_is_waited_for(tmp_path: Path) -> None:
+    _write(tmp_path, "a")
+    command = [sys.executable, "-c", LEASE, str(tmp_path / "a")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with closing(walk(tmp_path, _no_problem)) as files, next(files).open() as file:
+            assert file.read() == b"a"
+            assert os.get_blocking(file.fileno())
+        assert holder.stdin is not None
+        holder.stdin.close()
 
 
 def test_rule_1_a_directory_on_the_way_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ray_reproducer.kafka.client_config import ClientConfigs, open_producer
 from ray_reproducer.observability import files, registry_catch_up, registry_source
 from ray_reproducer.observability.registries import CATCH_UP_MARGIN_S, Registries, RegistryNames
 from ray_reproducer.observability.registry_catch_up import CatchUp
-from ray_reproducer.observability.registry_format import result_row
+from ray_reproducer.observability.registry_format import RESULTS_COLUMNS, header, result_row
 from tests.observability.test_registries import in_progress, registered
 
 pytestmark = pytest.mark.timeout(180)
@@ -96,6 +96,27 @@ def test_only_what_is_missing_is_added(names: RegistryNames, produce: Callable[.
     first.update(last=True)
     assert registered(run(Registries(tmp_path, names))) == ["told", "twice", "not told", "twice"]
     assert registered(run(Registries(tmp_path, names))) == ["told", "twice", "not told", "twice"]
+
+
+def test_rule_4_who_is_set_back_in_the_middle_of_a_turn_looks_from_the_beginning(
+    names: RegistryNames, produce: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(done("long ago", ago_s=7 * 86_400), ago_s=7 * 86_400)
+    registry = run(Registries(tmp_path, names))
+    follow = registry._follow_topics
+
+    def set_back_meanwhile(*, last: bool) -> None:
+        follow(last=last)
+        registry.results_path.unlink()  # somebody has; another group makes it anew, and sets us back
+        registry.results_path.write_text(header(RESULTS_COLUMNS))
+        os.utime(registry.in_progress_path, (0, 0))
+
+    monkeypatch.setattr(registry, "_follow_topics", set_back_meanwhile)
+    registry.update(last=False)
+    assert registry.in_progress_path.stat().st_mtime == 0
+    monkeypatch.undo()
+    assert registered(run(registry)) == ["long ago"]
+    assert registry.in_progress_path.stat().st_mtime > 0
 
 
 def test_what_the_run_itself_tells_is_not_written_twice(
