@@ -32,6 +32,9 @@ SHARES: Final = {
     "file_info": 0.006,
     "settings": 0.003,
     "command_line": 0.002,
+    "replay": 0.002,
+    "upload": 0.002,
+    "convert_config": 0.005,
 }
 """Part of all examples that a target gets."""
 DEADLINE: Final = timedelta(seconds=120)
