@@ -89,7 +89,7 @@ class FreezeTree(Fault):
 
 
 class _FreezePastActorTimeout(Fault):
-    """SIGSTOP, until the program says that it has noticed."""
+    """SIGSTOP, until the program says that it has noticed, or has ended the process for another reason."""
 
     role: ClassVar[str]
     weight = RESTART
@@ -100,8 +100,12 @@ class _FreezePastActorTimeout(Fault):
         before = rig.running().err().count(said)
         victims = rig.processes_of(self.role)[:1]
         processes.suspend(victims)
+
+        def noticed() -> bool:
+            return rig.running().err().count(said) > before or not any(map(processes.is_alive, victims))
+
         try:
-            wait_until(lambda: rig.running().err().count(said) > before, RECOVERY_S, f"the program to say: {said}")
+            wait_until(noticed, RECOVERY_S, f"the program to say: {said}")
         finally:
             processes.resume(victims)
 
