@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import pty
-import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ray_reproducer.observability import console
 from ray_reproducer.observability.console import ConsoleCommands
 from ray_reproducer.observability.view_settings import ConsoleMode
 from tests.waiting import wait_until
 
 DEADLINE_S = 20.0
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Heard:
@@ -91,40 +92,53 @@ def test_rule_3_listening_keeps_nothing_from_ending(pipe: tuple[int, int]) -> No
     os.close(writing)
 
 
+LEADER = """
+import os, signal, sys
+from pathlib import Path
+from ray_reproducer.observability import console
+from tests.observability.test_console import DEADLINE_S, Heard, made_group
+from tests.waiting import wait_until
+
+terminal, directory = sys.argv[1], Path(sys.argv[2])
+os.dup2(os.open(terminal, os.O_RDWR), 0)  # the first that a session's leader opens is the session's
+console.BACKGROUND_LOOK_S = 0.05
+heard = Heard("terminal", 0)
+with heard.commands:
+    wait_until(lambda: heard.words == ["check"], DEADLINE_S, "c")
+    # Another group has the terminal: reading from it now would stop this process (SIGTTIN).
+    other = os.fork()
+    if other == 0:
+        os.setpgid(0, 0)
+        signal.pause()
+    wait_until(lambda: made_group(other), DEADLINE_S, "the other group")
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.tcsetpgrp(0, other)
+    (directory / "heard").write_text("background")
+    wait_until((directory / "typed").exists, DEADLINE_S, "something typed")
+    os.tcsetpgrp(0, os.getpgrp())
+    wait_until(lambda: heard.words == ["check", "quit"], DEADLINE_S, "q")
+    os.kill(other, signal.SIGKILL)
+(directory / "heard").write_text("all heard")
+"""
+"""A program with a terminal of its own: it listens; then in another process group, behind it."""
+
+
 def test_rule_1_a_terminal_in_the_foreground_is_heard_and_in_the_background_is_not_read(tmp_path: Path) -> None:
-    """A child with a terminal of its own: the leader listens; then in another process group, behind it."""
     answer = tmp_path / "heard"
-    child, master = pty.fork()
-    if child == 0:  # in the child: no test framework any more
-        try:
-            console.BACKGROUND_LOOK_S = 0.05  # type: ignore[misc]
-            heard = Heard("terminal", 0)
-            with heard.commands:
-                wait_until(lambda: heard.words == ["check"], DEADLINE_S, "c")
-                # Another group has the terminal: reading from it now would stop this process (SIGTTIN).
-                other = os.fork()
-                if other == 0:
-                    os.setpgid(0, 0)
-                    signal.pause()
-                wait_until(lambda: _made_group(other), DEADLINE_S, "the other group")
-                signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-                os.tcsetpgrp(0, other)
-                answer.write_text("background")
-                wait_until((tmp_path / "typed").exists, DEADLINE_S, "something typed")
-                os.tcsetpgrp(0, os.getpgrp())
-                wait_until(lambda: heard.words == ["check", "quit"], DEADLINE_S, "q")
-                os.kill(other, signal.SIGKILL)
-            answer.write_text("all heard")
-        finally:
-            os._exit(0)
-    os.write(master, b"c\n")
-    wait_until(lambda: answer.exists() and answer.read_text() == "background", DEADLINE_S, "the background")
-    os.write(master, b"q\n")
-    (tmp_path / "typed").touch()
-    wait_until(lambda: answer.read_text() == "all heard", DEADLINE_S, "the foreground again")
-    os.waitpid(child, 0)
-    os.close(master)
+    master, slave = pty.openpty()
+    # A new interpreter: a fork of this one, with threads of the libraries that other tests have loaded, may hang.
+    command = [sys.executable, "-c", LEADER, os.ttyname(slave), str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, start_new_session=True) as leader:
+        os.write(master, b"c\n")
+        wait_until(lambda: answer.exists() and answer.read_text() == "background", DEADLINE_S, "the background")
+        os.write(master, b"q\n")
+        (tmp_path / "typed").touch()
+        wait_until(lambda: answer.read_text() == "all heard", DEADLINE_S, "the foreground again")
+        assert leader.wait(DEADLINE_S) == 0
+    for descriptor in (master, slave):
+        os.close(descriptor)
 
 
-def _made_group(child: int) -> bool:
+def made_group(child: int) -> bool:
+    """Whether a child has a process group of its own by now."""
     return os.getpgid(child) == child
