@@ -249,9 +249,10 @@ class CommitterActor:
         """
         with self._lock:
             outcomes, messages, said = self._outcomes.take(), tuple(self._messages), tuple(self._said)
-            left_out_since_ms = self._outcomes.take_left_out()
-            told = (self._progress, outcomes, self._open_files, messages, said, self._finished, left_out_since_ms)
-            news = News(*told)
+            news = News(
+                self._progress, outcomes, self._open_files, messages, said, self._finished,
+                left_out_since_ms=self._outcomes.take_left_out(),
+            )  # fmt: skip
             self._messages.clear()
             self._said.clear()
             self._open_files = None
