@@ -77,7 +77,8 @@ def paths_in(registry: Path) -> Counter[str]:
 
 
 def groups_of_replays(servers: str, topic: str) -> list[str]:
-    found = AdminClient({"bootstrap.servers": servers}).list_consumer_groups().result(DEADLINE_S).valid
+    client = AdminClient({"bootstrap.servers": servers})  # its futures end only while it lives
+    found = client.list_consumer_groups().result(DEADLINE_S).valid
     return [group.group_id for group in found if group.group_id.startswith(f"ray_reproducer.replay.{topic}")]
 
 
