@@ -77,9 +77,10 @@ def paths_in(registry: Path) -> Counter[str]:
 
 
 def groups_of_replays(servers: str, topic: str) -> list[str]:
-    client = AdminClient({"bootstrap.servers": servers})  # its futures end only while it lives
-    found = client.list_consumer_groups().result(DEADLINE_S).valid
-    return [group.group_id for group in found if group.group_id.startswith(f"ray_reproducer.replay.{topic}")]
+    client = AdminClient({"bootstrap.servers": servers})  # only while it lives there is a true answer
+    found = client.list_consumer_groups().result(DEADLINE_S)
+    assert not found.errors
+    return [group.group_id for group in found.valid if group.group_id.startswith(f"ray_reproducer.replay.{topic}")]
 
 
 def committer_of(program: Program) -> psutil.Process:
