@@ -94,11 +94,18 @@ class RayNodes:
         environment: added to this process's; actors and workers inherit it.
         object_store_bytes: of each node.
         head_cores: for tasks and actors on the head.
+        others: how many nodes there are beside the head, to begin with.
         takes_jobs: whether the head has the server for jobs (and so the dashboard), at ``jobs_address``.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], object_store_bytes: int, head_cores: int = 0, *, takes_jobs: bool = False
+        self,
+        environment: Mapping[str, str],
+        object_store_bytes: int,
+        head_cores: int = 0,
+        others: int = 0,
+        *,
+        takes_jobs: bool = False,
     ) -> None:
         # Not in pytest's directory: the names of Ray's sockets may have 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))
@@ -113,17 +120,30 @@ class RayNodes:
         self._ray = str(programs / "ray")
         self._object_store_bytes = object_store_bytes
         self._started = 0
+        self._others = others
         self.nodes: list[Node] = []
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self.address = f"127.0.0.1:{ports['port']}"
         self.jobs_address = f"127.0.0.1:{ports['dashboard-port']}"
         head = ["--head", f"--num-cpus={head_cores}", f"--include-dashboard={'true' if takes_jobs else 'false'}"]
         head.append(f"--temp-dir={self.directory}")
-        self.head = self._start(*head, *(f"--{name}={port}" for name, port in ports.items()))
+        self._head = [*head, *(f"--{name}={port}" for name, port in ports.items())]
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Start the head and the first nodes, at the address that they have always; nothing of them may be running."""
+        self.head = self._start(*self._head)
         wait_until(
             lambda: self.head.is_up() or self.head.has_ended(), START_DEADLINE_S, f"the cluster at {self.address}"
         )
         assert not self.head.has_ended(), self.head.log.read_text()
+        for _ in range(self._others):
+            self.add()
+            self.wait()  # two that join at the same time disturb each other, and one is given up after 30 s
 
     def add(self) -> Node:
         """Start another node, with one core."""
@@ -147,6 +167,12 @@ class RayNodes:
         """Let a node die."""
         self.nodes.remove(node)
         node.kill()
+
+    def kill_all(self) -> None:
+        """Let the cluster die, its head first; ``start`` makes it anew."""
+        for node in (self.head, *self.nodes):
+            node.kill()
+        self.nodes.clear()
 
     def processes(self) -> list[psutil.Process]:
         """All processes of all nodes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from tests.faults import processes
+from tests.faults.dying import RESTART
 from tests.faults.fault import Fault, register
 from tests.faults.plan import Batch
 from tests.faults.rig import RECOVERY_S, Rig
@@ -49,6 +50,52 @@ class KillNodeWithWorker(_KillNode):
 
     name = "kill node with a busy worker"
     role = "extract"
+
+
+@register
+class KillNodeWithCommitter(Fault):
+    """The committer's node: its open transaction, the state of everything, and what a consumer beside it held."""
+
+    name = "kill node with the committer"
+    needs = CLUSTER
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """See the class. Ray may have put it on the head: then it is killed there until the next one is elsewhere."""
+        nodes = nodes_of(rig)
+        while not (found := self._place(rig)):
+            processes.kill(processes.of_role(nodes.head.processes(), "committer"))
+            rig.wait_for_share(rig.put(10), 1.0)  # lives that finish no file end the run
+        nodes.kill(found[0])
+        nodes.add()
+        nodes.wait()
+
+    def _place(self, rig: Rig) -> list[Node]:
+        """The node with the committer, once there is one; empty: it is the head."""
+        nodes = nodes_of(rig)
+
+        def somewhere() -> bool:
+            rig.keep_busy()
+            return bool(rig.find("committer"))
+
+        wait_until(somewhere, RECOVERY_S, "a committer")
+        return _with_role(nodes, "committer")
+
+
+@register
+class KillCluster(Fault):
+    """All machines of the cluster, its head first: the program ends, and goes on with the next cluster."""
+
+    name = "kill the whole cluster"
+    weight = RESTART
+    needs = CLUSTER
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """See the class."""
+        nodes = nodes_of(rig)
+        rig.expect_end(1, said="Start again to go on from there")
+        nodes.kill_all()
+        wait_until(rig.has_ended, RECOVERY_S, "the end of a program whose cluster is gone")
+        nodes.start()
 
 
 def nodes_of(rig: Rig) -> RayNodes:

@@ -100,13 +100,10 @@ def cluster(directory: Path, servers: Callable[[], str], seed: int) -> Iterator[
         failpoints.ENVIRONMENT_VARIABLE: str(failpoints_directory(directory)),
         "RAY_health_check_period_ms": str(NODE_LOOK_MS),
     }
-    nodes = RayNodes(environment, OBJECT_STORE_BYTES)
+    # The processes of a node look for it when they are started.
+    failpoints_directory(directory).mkdir(parents=True)
+    nodes = RayNodes(environment, OBJECT_STORE_BYTES, others=CLUSTER_NODES)
     try:
-        # The processes of a node look for it when they are started.
-        failpoints_directory(directory).mkdir(parents=True)
-        for _ in range(CLUSTER_NODES):
-            nodes.add()
-            nodes.wait()  # two that join at the same time disturb each other, and one is given up after 30 s
         consumers = f"consumers={CLUSTER_NODES + 1}"  # SPREAD: one on each node, the head included
         features = {"exactly_once", "cluster"}
         with Rig(directory, servers(), seed, [consumers], features=features, nodes=nodes) as rig:
