@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import ray
+import ray.util.client
 
 from ray_reproducer.actors.settings import RaySettings
 from ray_reproducer.core.errors import ConfigurationError, PipelineError
@@ -23,8 +24,6 @@ _LOCAL_ENVIRONMENT: Final = {
     "RAY_task_oom_retries": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # If Ray's head process on this machine is gone, it does not come back: the run ends after 10 s instead of 60.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 
 _PRIVATE: Final = "ray_reproducer_private"
@@ -33,6 +32,8 @@ _ROUNDING: Final = 1e-9
 """So that 0.3 cores fit ten times into three."""
 PROBE_TIMEOUT_S: Final = 5.0
 """How long somebody at a cluster's address may take to accept a connection, in seconds."""
+HEAD_TIMEOUT_S: Final = 1.0
+"""The same during a run, when the driver has other things to do; a head that is busy is asked again."""
 
 
 @dataclass
@@ -154,7 +155,7 @@ def revive() -> bool:
     """
     with _connecting:
         settings = _started.settings
-        if settings is None or not _is_ours() or is_alive():
+        if settings is None or not _is_ours() or (head_listens() and is_alive()):
             return False
         # Starting Ray replaces the handler of SIGTERM.
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -164,6 +165,28 @@ def revive() -> bool:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return True
+
+
+def head_address() -> str:
+    """Return HOST:PORT of Ray's head: of the service that knows all machines and actors."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
+def head_listens() -> bool:
+    """Whether Ray's head is there. To be asked before it is asked for anything: Ray waits for it, for a minute.
+
+    Through Ray's client (``ray://``) the answer is always yes: that watches its connection itself, and the address of
+    the head need not be one that can be reached from here.
+    """
+    if ray.util.client.ray.is_connected():
+        return True
+    host, _, port = head_address().rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), HEAD_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def is_alive() -> bool:

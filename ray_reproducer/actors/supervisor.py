@@ -7,7 +7,8 @@ Rules:
    the run.
 2. Errors that a new start can't mend (fenced, refused by the broker, extractor that can't be loaded) end it at once.
    A broker that is away is none of these, once the run has begun: it is waited for.
-3. The first request to stop lets what is in flight finish, for a limited time; the second ends everything now.
+3. Ray's head, when it is away, is waited for (:mod:`head_watch`); a Ray of our own whose head has died is made anew.
+4. The first request to stop lets what is in flight finish, for a limited time; the second ends everything now.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ray.exceptions import RayActorError
 
 from ray_reproducer.actors import ray_cluster
 from ray_reproducer.actors.fleet import Fleet, FleetMaker
+from ray_reproducer.actors.head_watch import HeadGoneError, HeadWatch
 from ray_reproducer.actors.loss import in_words
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.actors.stopping import StopFlag, StoppedError
@@ -41,8 +43,8 @@ from ray_reproducer.observability.quantities import done
 
 LOOK_INTERVAL_S: Final = 0.2
 """How often the actors are asked for news: often enough for a display that seems alive."""
-SLOTS_INTERVAL_S: Final = 5.0
-"""How often the size of the cluster is looked at: nodes come and go in minutes."""
+CLUSTER_INTERVAL_S: Final = 5.0
+"""How often Ray's head and the size of the cluster are looked at: nodes come and go in minutes."""
 OPEN_FILES_INTERVAL_S: Final = 2.0
 """How often the files on their way are listed, if the registries are on: often enough to be looked at."""
 MAX_FRUITLESS_LIVES: Final = 5
@@ -167,6 +169,7 @@ class _Supervision:
         self._observer = observer
         self._stop = stop
         self._uploading = uploading
+        self._head = HeadWatch(settings.actor_timeout_s, self._warn)
         self._began_at: dict[int, int] = {}
         self._fruitless = 0
         self._lives = 0
@@ -177,23 +180,30 @@ class _Supervision:
 
     def run(self) -> Progress:
         """Make the actors, again and again if need be, until the run is over; return the counters of all of it."""
-        while True:
-            fleet = self._make_fleet(self._settings, self._stop, self._began_at)
-            self._life_began_s = time.monotonic()
-            try:
-                self._watch(fleet)
-            except StoppedError:
-                self._warn("Stopped. What was in flight will be done by the next start.")
-                return self._progress
-            except (BrokerAwayError, TopicMissingError) as error:
-                self._wait_for_broker(error)
-            except (RayActorError, PipelineError, TopicReplacedError) as error:
-                self._note_loss(error, in_words(error, fleet.names()))
-            else:
-                return self._progress
-            finally:
-                fleet.end()
-            self._begin_anew()
+        try:
+            while not self._live():
+                self._begin_anew()
+        except StoppedError:
+            self._warn("Stopped. What was in flight will be done by the next start.")
+        return self._progress
+
+    def _live(self) -> bool:
+        """Go through one life of the program; return whether the run is over with it."""
+        fleet = self._make_fleet(self._settings, self._stop, self._began_at)
+        self._life_began_s = time.monotonic()
+        try:
+            self._watch(fleet)
+        except (BrokerAwayError, TopicMissingError) as error:
+            self._wait_for_broker(error)
+        except (RayActorError, PipelineError, TopicReplacedError) as error:
+            if isinstance(error, HeadGoneError) and not ray_cluster.is_local():
+                raise
+            self._note_loss(error, in_words(error, fleet.names()))
+        else:
+            return True
+        finally:
+            fleet.end()
+        return False
 
     def _wait_for_broker(self, error: BrokerError) -> None:
         """Rule 2: go on waiting, unless the run has never begun, or a topic is gone that is not to come back."""
@@ -225,10 +235,18 @@ class _Supervision:
         """Prepare for the next life, after the last one has ended."""
         self._earlier = self._progress
         self._observer.restarted()
-        if ray_cluster.revive():
+        if not ray_cluster.is_local():
+            self._wait_for_head()
+        elif ray_cluster.revive():
             self._warn("Ray itself had died on this machine; it was started again.")
         if self._fruitless:
             self._stop.wait(min(LONGEST_PAUSE_S, 2.0 ** (self._fruitless - 1)))
+
+    def _wait_for_head(self) -> None:
+        while not self._head.look():
+            if self._stop.graceful:
+                raise StoppedError
+            self._stop.wait(LOOK_INTERVAL_S)
 
     def _watch(self, fleet: Fleet) -> None:
         fleet.start()
@@ -236,13 +254,14 @@ class _Supervision:
         self._lives += 1
         self._uploading.begin()
         drains, draining = self._settings.run_mode == "drain", False
-        next_look_at_slots = 0.0
+        next_look_at_cluster = 0.0
         stop_by: float | None = None
         while not self._stop.now:
             now = time.monotonic()
-            if now >= next_look_at_slots:
-                next_look_at_slots = now + SLOTS_INTERVAL_S
-                fleet.set_slots(ray_cluster.slots(self._settings.extraction.num_cpus))
+            if now >= next_look_at_cluster:
+                next_look_at_cluster = now + CLUSTER_INTERVAL_S
+                if self._head.look():
+                    fleet.set_slots(ray_cluster.slots(self._settings.extraction.num_cpus))
             if not self._stop.graceful and self._uploading.ended() and drains and not draining:
                 draining = self._drain(fleet)
             if added := fleet.take_new_partitions():

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias, cast
 import pytest
 from ray.exceptions import RayActorError
 
-from ray_reproducer.actors import ray_cluster, supervisor
+from ray_reproducer.actors import head_watch, ray_cluster, supervisor
 from ray_reproducer.actors.committer_settings import News
 from ray_reproducer.actors.fleet import Fleet
+from ray_reproducer.actors.head_watch import HeadGoneError
 from ray_reproducer.actors.settings import PipelineSettings
 from ray_reproducer.actors.stopping import StopFlag, StoppedError
 from ray_reproducer.actors.supervisor import (
@@ -182,6 +183,10 @@ def run_of(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(StopFlag, "wait_for_next", clock.wait)
     monkeypatch.setattr(ray_cluster, "revive", lambda: False)
     monkeypatch.setattr(ray_cluster, "slots", lambda _: 1)
+    monkeypatch.setattr(ray_cluster, "is_local", lambda: True)
+    monkeypatch.setattr(ray_cluster, "head_listens", lambda: True)
+    monkeypatch.setattr(ray_cluster, "head_address", lambda: "HEAD:1")
+    monkeypatch.setattr(head_watch, "time", clock)
 
     def made(*lives: FakeFleet, **settings: Any) -> Run:
         return Run(clock, lives, settings)
@@ -294,6 +299,78 @@ def test_rule_2_a_topic_that_was_made_anew_is_read_from_its_beginning_if_that_is
 # ---------------------------------------------------------------- rule 3
 
 
+def away_for(looks: int, run: Run, stop_at: int = -1) -> Callable[[], bool]:
+    """A head that does not listen when it is looked at for the second time, and some times more."""
+    count = iter(range(1_000))
+
+    def listens() -> bool:
+        look = next(count)
+        if look == stop_at:
+            run.stop.request()
+        return not 0 < look <= looks
+
+    return listens
+
+
+def test_rule_3_a_head_that_comes_back_is_waited_for_before_anything_else_is_asked_of_ray(
+    run_of: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(lost(), FakeFleet(FINISHED))
+    monkeypatch.setattr(ray_cluster, "is_local", lambda: False)
+    monkeypatch.setattr(ray_cluster, "head_listens", away_for(50, run))
+    run()
+    assert len(run.made) == 2
+    assert run.observer.said[1:] == [
+        "Ray's head at HEAD:1 does not answer; it is waited for, for 30 s.", "Ray's head is there again.",
+    ]  # fmt: skip
+
+
+def test_rule_3_slots_are_not_asked_of_a_head_that_is_away(run_of: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(FakeFleet(FINISHED))
+    monkeypatch.setattr(ray_cluster, "is_local", lambda: False)
+    monkeypatch.setattr(ray_cluster, "head_listens", lambda: False)
+    monkeypatch.setattr(ray_cluster, "slots", lambda _: pytest.fail("Ray was asked"))
+    run()
+
+
+@pytest.mark.parametrize("life", [lost(), FakeFleet(*[News()] * 1_000)], ids=["lost", "going on"])
+def test_rule_3_a_cluster_whose_head_is_gone_ends_the_run(
+    run_of: Runs, monkeypatch: pytest.MonkeyPatch, life: FakeFleet
+) -> None:
+    run = run_of(life, FakeFleet(FINISHED))
+    monkeypatch.setattr(ray_cluster, "is_local", lambda: False)
+    monkeypatch.setattr(ray_cluster, "head_listens", away_for(1_000, run))
+    with pytest.raises(HeadGoneError, match="HEAD:1 has not answered for actor_timeout=30 s"):
+        run()
+    assert len(run.made) == 1
+
+
+def test_rule_3_a_request_to_stop_ends_the_waiting(run_of: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(lost(), FakeFleet(FINISHED))
+    monkeypatch.setattr(ray_cluster, "is_local", lambda: False)
+    monkeypatch.setattr(ray_cluster, "head_listens", away_for(1_000, run, stop_at=20))
+    run()
+    assert len(run.made) == 1
+    assert run.observer.said[-1] == "Stopped. What was in flight will be done by the next start."
+
+
+def test_rule_3_a_ray_of_our_own_whose_head_has_died_is_made_anew(
+    run_of: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(FakeFleet(*[News()] * 1_000), FakeFleet(FINISHED))
+    alive = [True]
+    monkeypatch.setattr(ray_cluster, "head_listens", lambda: alive.pop() if alive else bool(run.observer.restarts))
+    monkeypatch.setattr(ray_cluster, "revive", lambda: True)
+    run()
+    assert run.observer.said == [
+        "A part of the program was lost (Ray's head process has died); it goes on from what is committed.",
+        "Ray itself had died on this machine; it was started again.",
+    ]
+
+
+# ---------------------------------------------------------------- rule 4
+
+
 def asking(run: Run, times: int = 1) -> Callable[[], News]:
     """A look at which the run is asked to stop."""
 
@@ -305,7 +382,7 @@ def asking(run: Run, times: int = 1) -> Callable[[], News]:
     return ask
 
 
-def test_rule_3_the_first_request_lets_what_is_in_flight_finish(run_of: Runs) -> None:
+def test_rule_4_the_first_request_lets_what_is_in_flight_finish(run_of: Runs) -> None:
     run = run_of()
     run._lives = iter([FakeFleet(asking(run), News(), News(), FINISHED)])
     summary = run()
@@ -314,7 +391,7 @@ def test_rule_3_the_first_request_lets_what_is_in_flight_finish(run_of: Runs) ->
     assert run.observer.said == []
 
 
-def test_rule_3_for_a_limited_time(run_of: Runs) -> None:
+def test_rule_4_for_a_limited_time(run_of: Runs) -> None:
     run = run_of(shutdown_timeout_s=5.0)
     looks = iter(range(1_000))
 
@@ -331,7 +408,7 @@ def test_rule_3_for_a_limited_time(run_of: Runs) -> None:
     ]
 
 
-def test_rule_3_the_second_ends_everything_now(run_of: Runs) -> None:
+def test_rule_4_the_second_ends_everything_now(run_of: Runs) -> None:
     run = run_of()
     run._lives = iter([FakeFleet(asking(run), asking(run), FINISHED)])
     assert run().stopped
@@ -339,14 +416,14 @@ def test_rule_3_the_second_ends_everything_now(run_of: Runs) -> None:
     assert run.observer.said == ["Stopped at once. What was in flight will be done by the next start."]
 
 
-def test_rule_3_a_request_while_it_begins_ends_it_too(run_of: Runs) -> None:
+def test_rule_4_a_request_while_it_begins_ends_it_too(run_of: Runs) -> None:
     run = run_of(failing(StoppedError()))
     run()
     assert run.made[0].calls == ["end"]
     assert run.observer.said == ["Stopped. What was in flight will be done by the next start."]
 
 
-def test_rule_3_a_part_that_is_lost_after_the_request_is_not_made_anew(run_of: Runs) -> None:
+def test_rule_4_a_part_that_is_lost_after_the_request_is_not_made_anew(run_of: Runs) -> None:
     run = run_of()
     run._lives = iter([lost(asking(run)), FakeFleet(FINISHED)])
     with pytest.raises(PipelineError, match="lost"):

@@ -140,7 +140,7 @@ class KillRaylet(Fault):
 
 @register
 class KillGcs(Fault):
-    """Ray's control service: what has begun goes on for a while. The program may end, or start another Ray."""
+    """Ray's control service: what has begun goes on, until the program sees it and starts another Ray."""
 
     name = "kill gcs"
     weight = RESTART / 2
@@ -148,7 +148,6 @@ class KillGcs(Fault):
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
-        rig.expect_end()
         _kill_of_ray(rig, "gcs")
 
 

@@ -92,7 +92,7 @@ class KillCluster(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         nodes = nodes_of(rig)
-        rig.expect_end(1, said="Start again to go on from there")
+        rig.expect_end(1, said="Start the cluster, and then this program again")
         nodes.kill_all()
         wait_until(rig.has_ended, RECOVERY_S, "the end of a program whose cluster is gone")
         nodes.start()

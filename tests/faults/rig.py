@@ -49,8 +49,6 @@ TRANSACTION_TIMEOUT_MS: Final = 6_000
 """So that the broker aborts by itself within a test's time."""
 ACTOR_TIMEOUT_S: Final = 10
 """``actor_timeout``, in seconds: a third of the default, and three times as long as what short faults freeze."""
-RAY_GIVES_UP_S: Final = 10
-"""How long Ray's processes look for their control service before they end; 60 by default."""
 OBJECT_STORE_BYTES: Final = 150_000_000
 LOGS_KEPT: Final = 5
 """Logs of the program's last lives that are kept."""
@@ -191,7 +189,6 @@ class Rig:
             self._logs.popleft().unlink()
         environment = {
             failpoints.ENVIRONMENT_VARIABLE: str(self.failpoints),
-            "RAY_gcs_rpc_server_reconnect_timeout_s": str(RAY_GIVES_UP_S),
             **({"RAY_AUTH_MODE": "disabled"} if self.nodes else {}),
             **self.environment,
         }
