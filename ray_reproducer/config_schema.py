@@ -179,6 +179,7 @@ class AppConfig:
     commit_metadata: CommitMetadata = MISSING
     actor_timeout: float = MISSING
     commit_interval: float = MISSING
+    busy_commit_interval: float = MISSING
     shutdown_timeout: float = MISSING
     ray: RayConfig = field(default_factory=RayConfig)
     logs_dir: str | None = None
@@ -261,6 +262,7 @@ class ReplayAppConfig:
     topic_check_interval: float = MISSING
     actor_timeout: float = MISSING
     commit_interval: float = MISSING
+    busy_commit_interval: float = MISSING
     shutdown_timeout: float = MISSING
     ray: RayConfig = field(default_factory=RayConfig)
 

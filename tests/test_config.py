@@ -108,6 +108,7 @@ def test_every_setting_arrives(composed: Compose, tmp_path: Path) -> None:
         "filepath_regex=a/.*",
         f"output_dir={tmp_path}",
         "commit_interval=2",
+        "busy_commit_interval=3",
         "shutdown_timeout=7",
         "extraction.timeout=5",
         "extraction.max_crashes=4",
@@ -122,7 +123,8 @@ def test_every_setting_arrives(composed: Compose, tmp_path: Path) -> None:
     assert (made.dead_letters_topic, made.create_topics, made.group_id) == ("bad", False, "mine")
     assert (made.run_mode, made.collect_outcomes, made.start) == ("drain", True, "latest")
     assert (made.delivery, made.consumers, made.filepath_regex) == ("at_least_once", 3, "a/.*")
-    assert (made.output_dir, made.commit_interval_s, made.shutdown_timeout_s) == (str(tmp_path), 2.0, 7.0)
+    assert (made.output_dir, made.shutdown_timeout_s) == (str(tmp_path), 7.0)
+    assert (made.commit_interval_s, made.busy_commit_interval_s) == (2.0, 3.0)
     assert (made.extraction.timeout_s, made.extraction.max_crashes, made.extraction.num_cpus) == (5.0, 4, 0.5)
     assert (made.datafile_mode, made.extraction.batch_seconds, made.extraction.max_batch_files) == ("both", 1.0, 9)
     assert made.upload is not None

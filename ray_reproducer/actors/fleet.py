@@ -305,6 +305,7 @@ class Fleet:
             ),
             limits=MachineLimits(
                 commit_interval_s=settings.commit_interval_s,
+                busy_commit_interval_s=settings.busy_commit_interval_s,
                 failures=settings.failures,
                 duplicates=settings.duplicates,
                 patience=PatienceLimits(incomplete_after_s=settings.incomplete_after_s),

@@ -89,6 +89,7 @@ class PipelineSettings:
         consumers: number of consumer actors; 0: as many as make sense.
         extraction: how the extractor is run.
         commit_interval_s: how long outcomes are collected for one transaction, in seconds.
+        busy_commit_interval_s: the same while files wait for a worker, if it is longer.
         run_mode: go on until stopped, or end when all that is on the topic now has its outcome.
         collect_outcomes: hand every outcome to the observer.
         registries: hand every outcome to the observer, of results without the metadata, and now and then a list of the
@@ -123,6 +124,7 @@ class PipelineSettings:
     consumers: int = 0
     extraction: ExtractionSettings = field(default_factory=ExtractionSettings)
     commit_interval_s: float = 0.1
+    busy_commit_interval_s: float = 0.5
     run_mode: Literal["stream", "drain"] = "stream"
     collect_outcomes: bool = False
     registries: bool = False

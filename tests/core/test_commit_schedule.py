@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -12,7 +13,9 @@ from ray_reproducer.core.ledger import CommitPlan, PartitionCommit
 from ray_reproducer.core.limits import MachineLimits
 from ray_reproducer.core.pending import PendingOutcomes
 
-LIMITS = MachineLimits(commit_interval_s=1.0, refresh_interval_s=100.0)
+LIMITS = MachineLimits(
+    commit_interval_s=1.0, busy_commit_interval_s=3.0, refresh_interval_s=100.0, max_records=10, max_pending_bytes=100
+)
 SOMETHING = CommitPlan((b"a",), {0: PartitionCommit(1, "x")})
 
 
@@ -21,8 +24,12 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.worth = True
+        self.number, self.size_bytes = 1, 1
         self.next = SOMETHING
         self.plans: list[tuple[float, bool]] = []
+
+    def __len__(self) -> int:
+        return self.number
 
     def worth_planning(self, now_s: float) -> bool:
         assert now_s >= 0.0
@@ -93,7 +100,32 @@ def test_rule_2_a_refresh_comes_at_its_time_also_when_there_is_no_room(
     assert schedule.plan(200.0, last=False) is SOMETHING
 
 
-def test_rule_3_a_plan_of_nothing_is_none(schedule: CommitSchedule, outcomes: Outcomes) -> None:
+def test_rule_3_the_interval_is_longer_while_files_wait_for_a_worker(schedule: CommitSchedule) -> None:
+    assert schedule.plan(2.9, last=False, busy=True) is None
+    assert schedule.plan(3.0, last=False, busy=True) is SOMETHING
+    schedule.end()
+    assert schedule.plan(4.0, last=False, busy=False) is SOMETHING
+    schedule.end()
+    assert schedule.plan(4.1, last=True, busy=True) is SOMETHING
+
+
+@pytest.mark.parametrize(("number", "size_bytes", "due_s"), [(9, 24, 3.0), (10, 24, 1.0), (9, 25, 1.0)])
+def test_rule_3_unless_there_are_enough_outcomes(
+    schedule: CommitSchedule, outcomes: Outcomes, number: int, size_bytes: int, due_s: float
+) -> None:
+    outcomes.number, outcomes.size_bytes = number, size_bytes
+    assert schedule.plan(due_s - 0.1, last=False, busy=True) is None
+    assert schedule.plan(due_s, last=False, busy=True) is SOMETHING
+
+
+def test_rule_3_it_is_never_shorter(outcomes: Outcomes) -> None:
+    limits = replace(LIMITS, busy_commit_interval_s=0.5)
+    schedule = CommitSchedule(limits, cast("PendingOutcomes", outcomes), 0.0)
+    assert schedule.plan(0.9, last=False, busy=True) is None
+    assert schedule.plan(1.0, last=False, busy=True) is SOMETHING
+
+
+def test_rule_4_a_plan_of_nothing_is_none(schedule: CommitSchedule, outcomes: Outcomes) -> None:
     outcomes.next = CommitPlan()
     assert schedule.plan(1.0, last=False) is None
     assert schedule.open is None

@@ -372,6 +372,20 @@ def test_rule_3_outcomes_are_collected_for_the_commit_interval() -> None:
     assert of_kind(Commit, program.tick(0.2))
 
 
+def test_rule_3_and_longer_while_files_wait_for_a_worker() -> None:
+    program = Program(MachineLimits(1.0, busy_commit_interval_s=5.0, pool=PoolLimits(queued_tasks=0)))
+    program.handle(SlotsChanged(1))
+    (start,) = of_kind(StartTask, program.chunks(a_version("a"), 1))
+    program.chunks(a_version("b"), 1)
+    program.poison()
+    assert not of_kind(Commit, program.tick(4.9))
+    assert of_kind(Commit, program.answer(start.task)), "none waits any more"
+    program.handle(TransactionCommitted())
+    program.chunks(a_version("c"), 1)
+    program.poison()
+    assert of_kind(Commit, program.tick(5.0))
+
+
 def test_rule_3_a_transaction_carries_no_more_than_the_limit() -> None:
     program = Program(MachineLimits(commit_interval_s=1.0, max_records=2))
     for _ in range(5):
