@@ -227,7 +227,9 @@ class _Supervision:
         if self._settings.embedded or self._stop.graceful or self._fruitless > MAX_FRUITLESS_LIVES:
             raise PipelineError(
                 f"a part of the program was lost: {text}",
-                hint="What is committed is safe. Start again to go on from there.",
+                hint="The embedded broker keeps nothing: start again from the beginning."
+                if self._settings.embedded
+                else "What is committed is safe. Start again to go on from there.",
             ) from error
         self._warn(f"A part of the program was lost ({text}); it goes on from what is committed.")
 

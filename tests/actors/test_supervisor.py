@@ -239,8 +239,9 @@ def test_rule_1_so_does_a_long_life_without_anything_to_do(run_of: Runs) -> None
 
 def test_rule_1_an_embedded_broker_is_lost_with_what_it_held(run_of: Runs) -> None:
     run = run_of(lost(), FakeFleet(FINISHED), embedded=True)
-    with pytest.raises(PipelineError):
+    with pytest.raises(PipelineError, match="a part of the program was lost") as raised:
         run()
+    assert raised.value.hint == "The embedded broker keeps nothing: start again from the beginning."
 
 
 # ---------------------------------------------------------------- rule 2
