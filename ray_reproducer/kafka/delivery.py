@@ -21,6 +21,8 @@ Rules:
    If that takes back one that the broker had said was committed, all begins anew with what is there.
 9. Positions that are committed before we asked for it are put back: their records may not all be there. Nothing should
    bring that about but a late copy of a request (rule 5) that went unnoticed.
+10. A broker that has just taken the group over may tell older positions (``group_offsets``). So that a commit we asked
+   for is not there, and where a later life begins, is believed only when a write to the group has been replicated.
 """
 
 from __future__ import annotations
@@ -118,6 +120,8 @@ class TransactionalDelivery:
         self._initialise()
         if self._take_overs_left == 0:
             self._end_leftovers()  # the group is a new one: positions tell nothing of what was left open
+        elif self._is_later_life:
+            self._write_to_group(self._read())
         self._known = self._read()
         self._is_certain()
         self._health.well()
@@ -125,7 +129,7 @@ class TransactionalDelivery:
 
     def confirm(self) -> None:
         """See ``Delivery.confirm``."""
-        found = self._read()
+        found = self._read(self._known)
         if found != self._known:
             raise self._not_ours(found)
 
@@ -137,7 +141,7 @@ class TransactionalDelivery:
         self._outbox.hear()
         if self._is_disturbed() and self._health.disturbed_at_s >= self._confirmed_at_s:
             self._outbox.drop()  # by rule 5; while the broker is away nobody would listen to it
-            found = self._group.peek(sorted(self._partitions))
+            found = self._group.peek(sorted(self._partitions), self._known, self._before)
             if found not in (self._known, self._before):
                 raise self._not_ours(found)
             if found != self._known:
@@ -162,7 +166,7 @@ class TransactionalDelivery:
             self._abort(deadline_s)
             raise
         except DeliveryFailedError as failed:
-            committed = self._recover(self._reason(failed.error), offsets, abort_until_s=deadline_s)
+            committed = self._recover(self._outbox.reason(failed.error), offsets, abort_until_s=deadline_s)
         except KafkaException as exception:
             error = faults.of(exception)
             abort_until_s = deadline_s if error.txn_requires_abort() else 0.0
@@ -245,21 +249,18 @@ class TransactionalDelivery:
             self._failures += 1
         return committed
 
-    def _reason(self, error: KafkaError) -> KafkaError:
-        """Why records were thrown away: what has failed is the transaction, which says so to the next call."""
-        if not faults.is_purged(error):
-            return error
-        said = faults.attempt(self._outbox.producer.begin_transaction)
-        return said if said is not None and said.txn_requires_abort() else error
-
     def _decide(self, sent: Mapping[int, CommittedOffset]) -> bool:
         """Compare what is committed with what was sent and what was there before (rule 4)."""
-        found = self._read()
+        after = {**self._known, **sent}
+        found = self._read(self._known, after)
+        if found == self._known != after and self._asked_to_commit:
+            self._write_to_group(found)
+            found = self._read(self._known, after)
         self._is_certain()
         if found == self._known:
             # Nothing of the transaction is there, unless it had nothing new to say: then it does not matter.
             return all(found.get(partition) == position for partition, position in sent.items())
-        if found == {**self._known, **sent}:
+        if found == after:
             if not self._asked_to_commit:
                 put_back(self._group, self._known, sent)
             return True
@@ -289,7 +290,7 @@ class TransactionalDelivery:
 
     def _refuse_if_replaced(self, sent: Mapping[int, CommittedOffset] | None = None) -> None:
         """Stop if somebody else has come, or committed: neither what is known, nor sent, nor known before (7 and 8)."""
-        found = self._group.peek(sorted(self._partitions))  # waits for the broker
+        found = self._group.peek(sorted(self._partitions), self._known, sent, self._before)
         self._leave_to_newer()
         if found not in (self._known, sent, self._before):
             raise self._not_ours(found)
@@ -299,14 +300,14 @@ class TransactionalDelivery:
         while (self._verified_at_s or self._is_later_life) and not self._refuse_newer():
             self._wait(PAUSE_S[2])
 
-    def _read(self) -> dict[int, CommittedOffset]:
+    def _read(self, *expected: dict[int, CommittedOffset]) -> dict[int, CommittedOffset]:
         """Read the committed positions; what the broker has left open of ours is ended first (rule 8)."""
         partitions = sorted(self._partitions)
         patience_s = STABLE_S
         while not self._group.is_stable(partitions, patience_s):
             self._end_leftovers(positions=partitions)
             patience_s = min(2 * patience_s, _LONGEST_PATIENCE_S)  # perhaps it was only slow
-        return self._group.read(partitions)
+        return self._group.read(partitions, *expected)
 
     def _end_leftovers(self, positions: Sequence[int] = ()) -> None:
         """Abort a transaction that touches what is open, and the positions of some partitions; until that is done."""
@@ -315,20 +316,27 @@ class TransactionalDelivery:
             if records is None:
                 self._wait(PAUSE_S[2])
                 continue
-            if not (records or positions) or self._touch(records, positions):
+            if not (records or positions):
+                return
+            self._health.report("the broker has left a transaction of ours open: it is ended now")
+            if self._touch(records, dict.fromkeys(positions, CommittedOffset(0, ""))):
                 return
 
-    def _touch(self, records: Sequence[Record], positions: Sequence[int]) -> bool:
-        self._health.report("the broker has left a transaction of ours open: it is ended now")
-        deadline_s = time.monotonic() + self._timeout_s
-        error: KafkaError | None = None
+    def _write_to_group(self, found: Mapping[int, CommittedOffset]) -> None:
+        """Write what is there, and take it back, so that the broker learns what is replicated (rule 10)."""
+        while not self._touch((), found or {min(self._partitions): CommittedOffset(0, "")}):
+            self._wait(0)
+
+    def _touch(self, records: Sequence[Record], positions: Mapping[int, CommittedOffset]) -> bool:
+        """Write all that in a transaction, and take it back; return whether that is done."""
+        deadline_s, error = time.monotonic() + self._timeout_s, None
         if not self._outbox.is_open:
             self._refuse_if_replaced()
             self._initialise()
         try:
             self._outbox.producer.begin_transaction()
             if positions:
-                self._send_positions(dict.fromkeys(positions, CommittedOffset(0, "")), deadline_s)
+                self._send_positions(positions, deadline_s)
             self._outbox.send(records, deadline_s)
         except DeliveryFailedError as failed:
             error = failed.error
@@ -337,13 +345,14 @@ class TransactionalDelivery:
         self._abort(deadline_s)
         if error is not None:
             self._refuse_hopeless(error)
+            self._group.refuse_metadata(error)
             self._outbox.drop()
             self._wait(PAUSE_S[2])
-        done = self._outbox.is_open
-        if not done:
-            self._leave_to_newer()
-            self._initialise()
-        return done
+        if self._outbox.is_open:
+            return True
+        self._leave_to_newer()
+        self._initialise()
+        return False
 
     def _abort(self, deadline_s: float) -> None:
         """Abort the open transaction; if that fails or is too late, the next producer's initialisation does it.

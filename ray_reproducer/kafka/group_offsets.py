@@ -2,13 +2,18 @@
 
 Partitions are assigned by this program, not by the group coordinator, so this consumer never subscribes:
 it only reads and writes committed positions with their metadata.
+
+A broker that has just taken the group over may tell older positions than the one before it: it tells those of which it
+knows that they are replicated, and learns that a moment later (Kafka's ``CoordinatorLoaderImpl``: readers see the log
+up to the high watermark). Who knows what to expect says so; the positions are read again until they are as expected.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -20,6 +25,11 @@ _READ_TIMEOUT_S: Final = 5.0
 """One try to read the positions; tries go on until one succeeds. While a transaction is open the read waits."""
 STABLE_S: Final = 2.0
 """After so long without an answer something is in the way: the broker, or an open transaction."""
+STALE_S: Final = 5.0
+"""For so long positions that are none of those expected are read again, in seconds. A follower asks its new leader
+every half second, if not at once; that tells the leader what is replicated."""
+_AGAIN_S: Final = 0.2
+"""Pause between two such looks, and between tries."""
 _DEAD_AFTER_MS: Final = 10_000
 """A connection that has not answered for so long is given up, in milliseconds. The library's own limit, a minute, is
 for large answers; these are small."""
@@ -36,6 +46,10 @@ class CommittedOffset:
 
     offset: int
     metadata: str
+
+
+Positions: TypeAlias = "Mapping[int, CommittedOffset]"
+"""Partition -> its committed position."""
 
 
 class GroupOffsets:
@@ -78,15 +92,19 @@ class GroupOffsets:
             for partition, committed in offsets.items()
         ]
 
-    def read(self, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
+    def read(self, partitions: Sequence[int], *expected: Positions | None) -> dict[int, CommittedOffset]:
         """Read what is committed (transactions that are open are waited for); partitions without: absent.
 
         Tries until it succeeds.
 
+        Args:
+            partitions: whose positions.
+            expected: what may be there; None: nothing in particular. See the head of the module.
+
         Raises:
             BrokerError: the broker denies us the right.
         """
-        return self._read(self._consumer, partitions)
+        return self._read_expected(self._consumer, partitions, expected)
 
     def is_stable(self, partitions: Sequence[int], patience_s: float = STABLE_S) -> bool:
         """Look whether the positions can be read without waiting for an open transaction.
@@ -111,16 +129,26 @@ class GroupOffsets:
                 _, error = self._try(self._consumer, wanted, patience_s)
                 if error is None or error.code() in _OPEN_TRANSACTION:
                     return error is None
-            self._wait(0.2)
+            self._wait(_AGAIN_S)
 
-    def peek(self, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
-        """Do the same, but wait for no open transaction: what it would commit is left out."""
+    def peek(self, partitions: Sequence[int], *expected: Positions | None) -> dict[int, CommittedOffset]:
+        """Do the same as ``read``, but wait for no open transaction: what it would commit is left out."""
         ours: dict[str, Value] = {"group.id": self.group_id, "isolation.level": "read_uncommitted"}
         consumer = open_consumer(self._clients.for_consumer(**ours), self._on_error)
         try:
-            return self._read(consumer, partitions)
+            return self._read_expected(consumer, partitions, expected)
         finally:
             consumer.close()
+
+    def _read_expected(
+        self, consumer: Consumer, partitions: Sequence[int], expected: Sequence[Positions | None]
+    ) -> dict[int, CommittedOffset]:
+        found = self._read(consumer, partitions)
+        until_s = time.monotonic() + STALE_S
+        while expected and found not in expected and time.monotonic() < until_s:
+            self._wait(_AGAIN_S)
+            found = self._read(consumer, partitions)
+        return found
 
     def _read(self, consumer: Consumer, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
         wanted = [TopicPartition(self.topic, partition) for partition in partitions]
@@ -134,7 +162,7 @@ class GroupOffsets:
                 }
             self._refuse_hopeless(error, "read")
             self._report("read", error)
-            self._wait(0.2)
+            self._wait(_AGAIN_S)
 
     @staticmethod
     def _try(
@@ -167,7 +195,7 @@ class GroupOffsets:
                 error = faults.of(exception)
             self._refuse_hopeless(error, "commit")
             self._report("commit", error)
-            self._wait(0.2)
+            self._wait(_AGAIN_S)
 
     def close(self) -> None:
         """Close the connection; nothing is committed by this."""

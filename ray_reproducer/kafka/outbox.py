@@ -113,6 +113,13 @@ class Outbox:
         """Whether there is a producer at present."""
         return self._producer is not None
 
+    def reason(self, error: KafkaError) -> KafkaError:
+        """Why records were thrown away: what has failed is the transaction, which says so to the next call."""
+        if not faults.is_purged(error):
+            return error
+        said = faults.attempt(self.producer.begin_transaction)
+        return said if said is not None and said.txn_requires_abort() else error
+
     @property
     def is_outdated(self) -> bool:
         """Whether the present producer makes batches of a size that the broker has refused: drop it and send again."""

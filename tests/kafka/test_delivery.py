@@ -7,11 +7,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from ray_reproducer.core.errors import (
     BrokerError,
@@ -21,7 +21,7 @@ from ray_reproducer.core.errors import (
     MetadataTooLargeError,
     RecordTooLargeError,
 )
-from ray_reproducer.kafka import failpoints, faults
+from ray_reproducer.kafka import failpoints, faults, group_offsets
 from ray_reproducer.kafka.client_config import ClientConfigs
 from ray_reproducer.kafka.delivery import CommittedOffset, Record, TransactionalDelivery
 from ray_reproducer.kafka.group_offsets import GroupOffsets
@@ -276,6 +276,116 @@ def test_rule_4_positions_that_are_not_ours_mean_that_somebody_else_is_at_work(
         delivery.deliver([Record(results, "k", b"x")], _at(1))
     delivery.close()
     assert values(clients, results) == []
+
+
+class Stale:
+    """Lets reads of positions tell older ones, as of a broker that has just taken the group over, until it is over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, older: dict[int, CommittedOffset]) -> None:
+        self.is_over = False
+        self.reads = 0
+        read = GroupOffsets._read
+
+        def stale(group: GroupOffsets, consumer: Consumer, partitions: Sequence[int]) -> dict[int, CommittedOffset]:
+            self.reads += 1
+            return read(group, consumer, partitions) if self.is_over else dict(older)
+
+        monkeypatch.setattr(GroupOffsets, "_read", stale)
+
+
+def test_rule_10_a_commit_that_a_new_coordinator_does_not_tell_of_yet_counts_once(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    assert delivery.deliver([Record(results, "k", b"first")], _at(1, "one"))
+    really_commit, really_touch = delivery._commit, delivery._touch
+    stale = Stale(monkeypatch, _at(1, "one"))
+
+    def lose_the_answer(deadline_s: float) -> None:
+        really_commit(deadline_s)
+        raise KafkaException(KafkaError(faults.TIMED_OUT))
+
+    def touch(records: Sequence[Record], positions: Mapping[int, CommittedOffset]) -> bool:
+        assert positions == _at(1, "one"), "should its end get lost, nothing has changed"
+        stale.is_over = really_touch(records, positions)
+        return stale.is_over
+
+    monkeypatch.setattr(delivery, "_commit", lose_the_answer)
+    monkeypatch.setattr(delivery, "_touch", touch)
+    assert delivery.deliver([Record(results, "k", b"once")], _at(2, "two"))
+    monkeypatch.undo()
+    delivery.confirm()
+    assert delivery.deliver([Record(results, "k", b"next")], _at(3))
+    delivery.close()
+    assert values(clients, results) == ["first", "next", "once"]
+
+
+@pytest.mark.parametrize("older", [{}, {0: CommittedOffset(1, "one")}], ids=["none", "older"])
+def test_rule_10_a_later_life_begins_where_the_last_one_ended(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch,
+    older: dict[int, CommittedOffset],
+) -> None:  # fmt: skip
+    first = _transactional(clients, name, source)
+    first.start()
+    assert first.deliver([Record(results, "k", b"first")], _at(1, "one"))
+    assert first.deliver([Record(results, "k", b"second")], _at(2, "two"))
+    first.close()
+    later = TransactionalDelivery(
+        clients, name, source, (0, 1), f"ray_reproducer.{name}", ignore, is_later_life=True
+    )  # fmt: skip
+    really_touch, stale = later._touch, Stale(monkeypatch, older)
+
+    def touch(records: Sequence[Record], positions: Mapping[int, CommittedOffset]) -> bool:
+        stale.is_over = really_touch(records, positions)
+        return stale.is_over
+
+    monkeypatch.setattr(later, "_touch", touch)
+    assert later.start() == _at(2, "two")
+    later.close()
+    assert values(clients, results) == ["first", "second"]
+
+
+def test_rule_10_positions_that_are_older_for_a_moment_are_nobody_elses(
+    clients: ClientConfigs, name: str, source: str, results: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    for offset in (1, 2, 3):
+        assert delivery.deliver([Record(results, "k", b"%d" % offset)], _at(offset))
+    stale = Stale(monkeypatch, _at(1))
+    wait = delivery._wait
+
+    def looking(seconds: float) -> None:
+        stale.is_over = stale.reads >= 3
+        wait(seconds)
+
+    monkeypatch.setattr(delivery._group, "_wait", looking)
+    delivery.confirm()
+    assert stale.reads >= 3
+    stale.is_over, stale.reads = False, 0
+    delivery._health.on_error(KafkaError(faults.BROKEN))
+    delivery.confirm_after_trouble()
+    assert stale.reads >= 3
+    stale.is_over, stale.reads = False, 0
+    delivery._outbox.drop()
+    assert delivery.deliver([Record(results, "k", b"4")], _at(4))
+    assert stale.reads >= 3
+    delivery.close()
+    assert values(clients, results) == ["1", "2", "3", "4"]
+
+
+def test_rule_10_but_not_for_ever(
+    clients: ClientConfigs, name: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = _transactional(clients, name, source)
+    delivery.start()
+    assert delivery.deliver([], _at(3))
+    monkeypatch.setattr(group_offsets, "STALE_S", 0.5)
+    Stale(monkeypatch, _at(1))
+    with pytest.raises(FencedError, match="not ours"):
+        delivery.confirm()
+    delivery.close()
 
 
 def test_rule_5_a_producer_whose_connection_broke_while_it_committed_is_replaced(
