@@ -77,7 +77,14 @@ class Plan:
         self._partitions = partitions
 
     def batch(
-        self, number: int, files: int, costly: int = 0, rubbish_messages: int = 2, earlier: Batch | None = None
+        self,
+        number: int,
+        files: int,
+        costly: int = 0,
+        rubbish_messages: int = 2,
+        earlier: Batch | None = None,
+        *,
+        repeats_chunks: bool = True,
     ) -> Batch:
         """Make one.
 
@@ -87,6 +94,7 @@ class Plan:
             costly: how many of the kinds that cost a worker process.
             rubbish_messages: how many messages that are no chunks.
             earlier: a batch of which something comes again.
+            repeats_chunks: whether some chunks of its own come twice.
         """
         dice = random.Random(f"{self._seed} {number}")
         batch = Batch(number)
@@ -97,7 +105,7 @@ class Plan:
             batch.files += self._versions(f"{number:06d}/{index:03d}_{kind}.dat", kind, dice)
         batch.rubbish = dice.sample(rubbish(), k=rubbish_messages)
         again = self._again(earlier, dice) if earlier else []
-        batch.messages = self._mixed(batch, again, dice)
+        batch.messages = self._mixed(batch, again, dice, _REPEATED if repeats_chunks else 0.0)
         return batch
 
     def _versions(self, path: str, kind: str, dice: random.Random) -> Iterator[SentFile]:
@@ -123,14 +131,14 @@ class Plan:
         return messages
 
     def _mixed(
-        self, batch: Batch, again: list[tuple[SentFile | Rubbish, bytes | None]], dice: random.Random
+        self, batch: Batch, again: list[tuple[SentFile | Rubbish, bytes | None]], dice: random.Random, repeated: float
     ) -> list[tuple[SentFile | Rubbish, bytes | None, int]]:
         """All messages in rule 3's disorder."""
         messages: list[tuple[SentFile | Rubbish, bytes | None]] = [(bad, bad.value) for bad in batch.rubbish]
         messages += again
         for file in batch.files:
             messages += [(file, encode(chunk)) for chunk in file.chunks]
-            if not file.reason and dice.random() < _REPEATED:
+            if not file.reason and dice.random() < repeated:
                 messages.append((file, encode(dice.choice(file.chunks))))
         dice.shuffle(messages)
         return [(owner, value, dice.randrange(self._partitions)) for owner, value in messages]

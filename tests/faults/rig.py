@@ -94,6 +94,8 @@ class Rig:
         environment: added to the program's environment.
         broker: whatever the faults of the broker need.
         nodes: the Ray cluster that the program runs on; None: it starts a Ray of its own.
+        stale_s: for so long the broker may tell older positions, in seconds (``PositionWatcher``).
+        sends_again: whether chunks and files come again.
     """
 
     directory: Path
@@ -106,6 +108,8 @@ class Rig:
     environment: dict[str, str] = field(default_factory=dict)
     broker: Any = None
     nodes: RayNodes | None = None
+    stale_s: float = 0.0
+    sends_again: bool = True
 
     def __enter__(self) -> Rig:
         """Make the topics and the user's directory, and begin to watch; the program is not started yet."""
@@ -124,7 +128,7 @@ class Rig:
         self.plan = Plan(self.seed, PARTITIONS)
         self.judge = Judge(digest_function(), self.results, repeats_allowed=self.delivery == "at_least_once")
         self.records = RecordWatcher(self.servers, {t: n for t, n in wanted.items() if t != self.source})
-        self.positions = PositionWatcher(self.servers, self.group, self.source, PARTITIONS)
+        self.positions = PositionWatcher(self.servers, self.group, self.source, PARTITIONS, self.stale_s)
         self.program: Program | None = None
         self.starts = 0
         self._batches = 0
@@ -252,7 +256,10 @@ class Rig:
     def put(self, files: int = 40, costly: int = 0) -> Batch:
         """Put the next batch on the topic."""
         self._batches += 1
-        batch = self._last = self.plan.batch(self._batches, files, costly, earlier=self._last)
+        earlier = self._last if self.sends_again else None
+        batch = self._last = self.plan.batch(
+            self._batches, files, costly, earlier=earlier, repeats_chunks=self.sends_again
+        )
         self.topic.put_in_order(batch.messages)
         self.judge.sent(batch)
         return batch

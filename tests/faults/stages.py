@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ray_reproducer.kafka import failpoints
+from ray_reproducer.kafka.group_offsets import STALE_S
 from tests.faults import broker_troubles, brokers
 from tests.faults.broker import PrivateBroker
 from tests.faults.rig import OBJECT_STORE_BYTES, Rig, failpoints_directory
@@ -88,7 +89,7 @@ def brokers_(directory: Path, servers: Callable[[], str], seed: int) -> Iterator
     features = {"exactly_once", "local", *brokers.BROKERS}
     with (
         brokers.BrokerCluster(directory / "brokers") as own,
-        Rig(directory, own.servers, seed, features=features, broker=own) as rig,
+        Rig(directory, own.servers, seed, features=features, broker=own, stale_s=STALE_S) as rig,
     ):
         yield rig
 

@@ -38,12 +38,12 @@ def test_nothing_is_lost(name: str, rigs: Rigs) -> None:
 
 
 def test_what_was_written_but_not_committed_is_written_again(rigs: Rigs) -> None:
-    rig = the_rig(rigs)
-    rig.end_program()
-    # Otherwise the ids beside the records that are there tell the next life which files are finished.
+    rig = rigs.make("at_least_once")
+    # Otherwise the ids beside the records that are there tell the next life which files are finished. A chunk that
+    # comes again would begin a file then, which is never whole.
+    rig.sends_again = False
     rig.start("duplicates=reprocess")
-    before = rig.judge.repeats
     strike(rig, FAULTS[BEFORE_ITS_COMMIT](), share=0.4)
     assert rig.judge.tally.is_clean
     # Otherwise the repeats that are allowed here, and forbidden with transactions, would be looked for in vain.
-    assert rig.judge.repeats > before
+    assert rig.judge.repeats > 0

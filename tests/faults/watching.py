@@ -153,14 +153,18 @@ class PositionWatcher(_Watcher):
         group: whose positions.
         topic: the source topic.
         partitions: how many it has.
+        stale_s: for so long positions may be older than before, in seconds: a broker that has just taken the group over
+            tells what it knows to be replicated (see ``kafka/group_offsets.py``). 0: the group has one broker only.
     """
 
-    def __init__(self, servers: str, group: str, topic: str, partitions: int) -> None:
+    def __init__(self, servers: str, group: str, topic: str, partitions: int, stale_s: float = 0.0) -> None:
         self._wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._lock = threading.Lock()
         self._history: dict[int, list[Position]] = {}
         self._last: dict[int, int] = {}
         self._steps_back: list[str] = []
+        self._stale_s = stale_s
+        self._older_since_s: dict[int, float] = {}
         self.looks = 0
         super().__init__(servers, group, "read_uncommitted")
 
@@ -197,7 +201,11 @@ class PositionWatcher(_Watcher):
 
     def _note(self, partition: int, position: Position) -> None:
         before = self._last.get(partition, 0)
-        if position.offset < before:
+        if position.offset >= before:
+            self._older_since_s.pop(partition, None)
+        elif position.seen_s - self._older_since_s.setdefault(partition, position.seen_s) < self._stale_s:
+            return
+        else:
             self._steps_back.append(f"partition {partition}: from {before} back to {position.offset}")
         self._last[partition] = position.offset
         history = self._history.setdefault(partition, [])
