@@ -31,6 +31,8 @@ from ray_reproducer.kafka import admin
 
 START_TIMEOUT_S: Final = 60.0
 """How long an actor may take to start and give its first answer, on a machine that may be busy."""
+HEAD_INTERVAL_S: Final = 1.0
+"""How often it is looked whether Ray's head is there while the actors start, which nothing can without it."""
 STOP_TIMEOUT_S: Final = 5.0
 """How long consumers may take to close their connections before they are ended by force."""
 MESSAGE_OVERHEAD_BYTES: Final = 2_048
@@ -70,6 +72,7 @@ class Fleet:
         self._watch: TopicWatch | None = None
         self._asked: ray.ObjectRef[News] | None = None
         self._asked_at_s = 0.0
+        self._next_look_at_head_s = 0.0
         self._want_open_files = False
         self._pings: dict[int, tuple[ray.ObjectRef[None], float]] = {}
         self._committer: Any = None
@@ -87,6 +90,7 @@ class Fleet:
             StoppedError: the run is to end.
         """
         settings = self._settings
+        self._expect_head()
         slots = ray_cluster.slots(settings.extraction.num_cpus)
         if not ray_cluster.is_alive():
             raise PipelineError("Ray has no machine that is alive", hint="Look at it with `ray status`.")
@@ -238,7 +242,17 @@ class Fleet:
 
     def _to_end(self) -> bool:
         """Whether to wait no more: a start is given up at the first request, what runs ends in an orderly way."""
-        return self._stop.now if self._started else self._stop.graceful
+        if self._started:
+            return self._stop.now
+        self._expect_head()
+        return self._stop.graceful
+
+    def _expect_head(self) -> None:
+        """Give a start up if Ray's head is away: later ones are watched over by the supervisor."""
+        if time.monotonic() >= self._next_look_at_head_s:
+            self._next_look_at_head_s = time.monotonic() + HEAD_INTERVAL_S
+            if not ray_cluster.head_listens():
+                raise PipelineError("Ray's head does not answer")
 
     def _answer(self, reference: Any) -> Any:
         return result(reference, START_TIMEOUT_S, self._to_end)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import ray
 import ray.util.client
+from ray.experimental import internal_kv
 
 from ray_reproducer.actors.settings import RaySettings
 from ray_reproducer.core.errors import ConfigurationError, PipelineError
@@ -33,7 +34,7 @@ _ROUNDING: Final = 1e-9
 PROBE_TIMEOUT_S: Final = 5.0
 """How long somebody at a cluster's address may take to accept a connection, in seconds."""
 HEAD_TIMEOUT_S: Final = 1.0
-"""The same during a run, when the driver has other things to do; a head that is busy is asked again."""
+"""The same during a run, when the driver has other things to do."""
 
 
 @dataclass
@@ -50,7 +51,7 @@ class _Started:
 
 
 _started = _Started()
-_connecting = threading.Lock()
+_connecting = threading.RLock()
 """Runs in several threads of one process share its Ray; the first one connects."""
 
 
@@ -168,8 +169,15 @@ def revive() -> bool:
 
 
 def head_address() -> str:
-    """Return HOST:PORT of Ray's head: of the service that knows all machines and actors."""
-    address: str = ray.get_runtime_context().gcs_address
+    """Return HOST:PORT of Ray's head: of the service that knows all machines and actors.
+
+    Raises:
+        PipelineError: this process has let its Ray go.
+    """
+    with _connecting:
+        if not ray.is_initialized():  # Ray would start one of its own to answer
+            raise PipelineError("somebody has shut this process's Ray down", hint="Start again to go on.")
+        address: str = ray.get_runtime_context().gcs_address
     return address
 
 
@@ -186,6 +194,24 @@ def head_listens() -> bool:
         socket.create_connection((host.strip("[]"), int(port)), HEAD_TIMEOUT_S).close()
     except OSError:
         return False
+    return True
+
+
+def is_same_head() -> bool:
+    """Whether the head that listens is the one that this process was connected to.
+
+    One that was started anew (and keeps nothing elsewhere) is another; Ray ends a process that asks it for machines.
+    Ray's client (``ray://``) finds that out itself.
+    """
+    if ray.util.client.ray.is_connected():
+        return True
+    try:
+        internal_kv._internal_kv_exists(b"ray_reproducer")  # noqa: SLF001 - what says no instead of ending the process
+    # What it raises depends on the version of Ray: an AuthenticationError or an RpcError.
+    except Exception as error:
+        if "WrongClusterID" in str(error):
+            return False
+        raise PipelineError(f"Ray's head can't be asked: {type(error).__name__}: {error}") from error
     return True
 
 

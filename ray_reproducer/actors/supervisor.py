@@ -196,7 +196,7 @@ class _Supervision:
         except (BrokerAwayError, TopicMissingError) as error:
             self._wait_for_broker(error)
         except (RayActorError, PipelineError, TopicReplacedError) as error:
-            if isinstance(error, HeadGoneError) and not ray_cluster.is_local():
+            if isinstance(error, HeadGoneError) and not (ray_cluster.is_local() or self._settings.embedded):
                 raise
             self._note_loss(error, in_words(error, fleet.names()))
         else:
@@ -260,7 +260,7 @@ class _Supervision:
         stop_by: float | None = None
         while not self._stop.now:
             now = time.monotonic()
-            if now >= next_look_at_cluster:
+            if now >= next_look_at_cluster and not self._stop.graceful:  # what is under way needs no head
                 next_look_at_cluster = now + CLUSTER_INTERVAL_S
                 if self._head.look():
                     fleet.set_slots(ray_cluster.slots(self._settings.extraction.num_cpus))

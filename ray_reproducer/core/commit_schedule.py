@@ -20,8 +20,8 @@ from ray_reproducer.core.limits import MachineLimits
 from ray_reproducer.core.pending import PendingOutcomes
 
 ENOUGH_BYTES_SHARE: Final = 0.25
-"""Outcomes that are so much of what may wait for the broker at all are enough for a transaction: they must not wait
-until the reading holds still because of them."""
+"""Outcomes that are so much of what may wait for the broker at all are enough for a transaction: what is collected
+between two must not grow without bound."""
 
 
 class CommitSchedule:

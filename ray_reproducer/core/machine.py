@@ -327,7 +327,7 @@ class Machine:
 
     def _commit(self) -> None:
         last = (self._stopping or self._all_delivered()) and not self._pool.running
-        plan = self._schedule.plan(self._now.monotonic_s, last=last, busy=self._pool.waiting > 0)
+        plan = self._schedule.plan(self._now.monotonic_s, last=last, busy=self._pool.waiting > 0 and not self._stopping)
         if plan is None:
             return
         for version_id in plan.carried:

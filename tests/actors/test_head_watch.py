@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import ray
 import ray.util.client
+from ray.experimental import internal_kv
 
 from ray_reproducer.actors import head_watch, ray_cluster
-from ray_reproducer.actors.head_watch import HeadGoneError, HeadWatch
+from ray_reproducer.actors.head_watch import LONGEST_S, HeadGoneError, HeadWatch
+from ray_reproducer.core.errors import PipelineError
 
 PATIENCE_S = 30.0
 ADDRESS = "192.0.2.1:6379"
@@ -23,7 +25,7 @@ class Head:
     """A head that is there or not, and the time."""
 
     def __init__(self) -> None:
-        self.listens = True
+        self.listens = self.is_same = True
         self.is_local = False
         self.now_s = 1_000.0
         self.said: list[str] = []
@@ -34,16 +36,18 @@ class Head:
 def head(monkeypatch: pytest.MonkeyPatch) -> Head:
     head = Head()
     monkeypatch.setattr(ray_cluster, "head_listens", lambda: head.listens)
+    monkeypatch.setattr(ray_cluster, "is_same_head", lambda: head.is_same)
     monkeypatch.setattr(ray_cluster, "head_address", lambda: ADDRESS)
     monkeypatch.setattr(ray_cluster, "is_local", lambda: head.is_local)
     monkeypatch.setattr(head_watch, "time", SimpleNamespace(monotonic=lambda: head.now_s))
     return head
 
 
-def test_rule_2_a_head_of_our_own_is_gone_at_once(head: Head) -> None:
+def test_rule_2_a_head_of_our_own_is_gone_at_the_second_look(head: Head) -> None:
     head.is_local = True
     assert head.watch.look()
     head.listens = False
+    assert not head.watch.look()
     with pytest.raises(HeadGoneError, match="head process has died"):
         head.watch.look()
     assert head.said == []
@@ -69,10 +73,48 @@ def test_rule_3_and_no_more_than_that(head: Head) -> None:
     head.now_s += PATIENCE_S - 0.1
     assert not head.watch.look()
     head.now_s += 0.1
-    with pytest.raises(HeadGoneError, match=r"has not answered for actor_timeout=30 s") as raised:
+    with pytest.raises(HeadGoneError, match=r"has not answered for 30 s") as raised:
         head.watch.look()
     assert ADDRESS in raised.value.message
     assert "Start the cluster" in str(raised.value.hint)
+
+
+def test_rule_3_no_longer_than_ray_itself_waits(head: Head) -> None:
+    head.listens, watch = False, HeadWatch(1_000.0, head.said.append)
+    assert not watch.look()
+    head.now_s += LONGEST_S
+    with pytest.raises(HeadGoneError, match=r"has not answered for 40 s"):
+        watch.look()
+
+
+def test_rule_4_a_head_that_does_not_know_us_is_another_one(head: Head) -> None:
+    head.listens = False
+    assert not head.watch.look()
+    head.listens, head.is_same = True, False
+    with pytest.raises(HeadGoneError, match="was started anew, and is another one now") as raised:
+        head.watch.look()
+    assert "Start the cluster" in str(raised.value.hint)
+
+
+def test_rule_4_is_found_out_without_ending_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_key: bytes) -> bool:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(internal_kv, "_internal_kv_exists", refuse)
+    said = "RPC error: WrongClusterID: Perhaps the client is accessing GCS after it has restarted."
+    assert not ray_cluster.is_same_head()
+    said = "something else"
+    with pytest.raises(PipelineError, match="something else"):
+        ray_cluster.is_same_head()
+    monkeypatch.setattr(internal_kv, "_internal_kv_exists", lambda _key: False)
+    assert ray_cluster.is_same_head()
+
+
+def test_no_ray_is_started_to_find_out_where_its_head_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: pytest.fail("Ray was asked"))
+    with pytest.raises(PipelineError, match="shut this process's Ray down"):
+        ray_cluster.head_address()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -87,6 +129,7 @@ def test_rule_1_who_listens_is_found_out_without_ray(host: str, monkeypatch: pyt
         port = listener.getsockname()[1]
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         context = SimpleNamespace(gcs_address=shown)
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
         monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
         assert ray_cluster.head_listens()
     assert not ray_cluster.head_listens()

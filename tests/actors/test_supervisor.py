@@ -185,6 +185,7 @@ def run_of(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(ray_cluster, "slots", lambda _: 1)
     monkeypatch.setattr(ray_cluster, "is_local", lambda: True)
     monkeypatch.setattr(ray_cluster, "head_listens", lambda: True)
+    monkeypatch.setattr(ray_cluster, "is_same_head", lambda: True)
     monkeypatch.setattr(ray_cluster, "head_address", lambda: "HEAD:1")
     monkeypatch.setattr(head_watch, "time", clock)
 
@@ -341,7 +342,7 @@ def test_rule_3_a_cluster_whose_head_is_gone_ends_the_run(
     run = run_of(life, FakeFleet(FINISHED))
     monkeypatch.setattr(ray_cluster, "is_local", lambda: False)
     monkeypatch.setattr(ray_cluster, "head_listens", away_for(1_000, run))
-    with pytest.raises(HeadGoneError, match="HEAD:1 has not answered for actor_timeout=30 s"):
+    with pytest.raises(HeadGoneError, match="HEAD:1 has not answered for 30 s"):
         run()
     assert len(run.made) == 1
 
@@ -359,7 +360,7 @@ def test_rule_3_a_ray_of_our_own_whose_head_has_died_is_made_anew(
     run_of: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(FakeFleet(*[News()] * 1_000), FakeFleet(FINISHED))
-    alive = [True]
+    alive = [True, True]
     monkeypatch.setattr(ray_cluster, "head_listens", lambda: alive.pop() if alive else bool(run.observer.restarts))
     monkeypatch.setattr(ray_cluster, "revive", lambda: True)
     run()
@@ -367,6 +368,23 @@ def test_rule_3_a_ray_of_our_own_whose_head_has_died_is_made_anew(
         "A part of the program was lost (Ray's head process has died); it goes on from what is committed.",
         "Ray itself had died on this machine; it was started again.",
     ]
+
+
+def test_rule_3_who_stops_needs_no_head(run_of: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of()
+    run._lives = iter([FakeFleet(asking(run), *[News()] * 100, FINISHED)])
+    monkeypatch.setattr(ray_cluster, "head_listens", lambda: not run.stop.graceful)
+    assert run().stopped
+    assert run.made[0].calls == ["stop", "end"]
+
+
+def test_rule_3_an_embedded_broker_on_a_cluster_is_lost_with_it(run_of: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(FakeFleet(*[News()] * 1_000), embedded=True)
+    monkeypatch.setattr(ray_cluster, "is_local", lambda: False)
+    monkeypatch.setattr(ray_cluster, "head_listens", away_for(1_000, run))
+    with pytest.raises(PipelineError, match="has not answered") as raised:
+        run()
+    assert "embedded broker keeps nothing" in str(raised.value.hint)
 
 
 # ---------------------------------------------------------------- rule 4

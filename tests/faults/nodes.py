@@ -12,6 +12,10 @@ from tests.faults.rig import RECOVERY_S, Rig
 from tests.ray_nodes import Node, RayNodes
 from tests.waiting import wait_until
 
+END_SAID = "Start the cluster, and then this program again"
+"""What a program says whose cluster is gone."""
+MOVES = 20
+"""So often a committer on the head is killed until one is elsewhere; Ray chooses a node at random."""
 CLUSTER = frozenset({"cluster"})
 """What a rig must have: ``rig.nodes``."""
 
@@ -62,9 +66,12 @@ class KillNodeWithCommitter(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class. Ray may have put it on the head: then it is killed there until the next one is elsewhere."""
         nodes = nodes_of(rig)
-        while not (found := self._place(rig)):
+        for _ in range(MOVES):
+            if found := self._place(rig):
+                break
             processes.kill(processes.of_role(nodes.head.processes(), "committer"))
             rig.wait_for_share(rig.put(10), 1.0)  # lives that finish no file end the run
+        assert found, "Ray puts each committer on the head"
         nodes.kill(found[0])
         nodes.add()
         nodes.wait()
@@ -92,10 +99,27 @@ class KillCluster(Fault):
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         nodes = nodes_of(rig)
-        rig.expect_end(1, said="Start the cluster, and then this program again")
+        rig.expect_end(1, said=END_SAID)
         nodes.kill_all()
         wait_until(rig.has_ended, RECOVERY_S, "the end of a program whose cluster is gone")
         nodes.start()
+
+
+@register
+class ReplaceCluster(Fault):
+    """The same, but the next cluster is there before the program has given the last one up; it knows nothing of it."""
+
+    name = "replace the whole cluster"
+    weight = RESTART
+    needs = CLUSTER
+
+    def strike(self, rig: Rig, batch: Batch) -> None:
+        """See the class."""
+        nodes = nodes_of(rig)
+        rig.expect_end(1, said=END_SAID)
+        nodes.kill_all()
+        nodes.start()
+        wait_until(rig.has_ended, RECOVERY_S, "the end of a program whose cluster is another one")
 
 
 def nodes_of(rig: Rig) -> RayNodes:
