@@ -52,9 +52,9 @@ class HeadWatch:
             return False
         if not ray_cluster.is_same_head():
             raise _gone(f"Ray's head at {address} was started anew, and is another one now")
-        if self._away_since_s is not None:
-            self._away_since_s = None
+        if self._away_since_s is not None and not ray_cluster.is_local():  # else nothing was said of it
             self._tell("Ray's head is there again.")
+        self._away_since_s = None
         return True
 
     def _is_away(self, address: str) -> None:

@@ -64,8 +64,8 @@ class MachineLimits:
     Attributes:
         commit_interval_s: how long outcomes are collected for a transaction. A transaction costs the broker 10-30 ms
             whatever it carries, and readers see nothing before its end.
-        busy_commit_interval_s: the same while files wait for a worker. With 0.5 two cores do 5 % more of slow parsing
-            and 15 % more small files than with 0.1.
+        busy_commit_interval_s: the same while files wait for a worker, if it is longer. What it brings is told by
+            ``scripts/bench --set busy_commit_interval=0.1``.
         max_records: outcomes in one transaction: it should stay well below the transaction timeout. More go together
             only if fewer do not fit the commit metadata.
         room_retry_s: while outcomes wait for room in the commit metadata and no position moves: how often, in seconds,

@@ -12,8 +12,6 @@ from tests.faults.rig import RECOVERY_S, Rig
 from tests.ray_nodes import Node, RayNodes
 from tests.waiting import wait_until
 
-END_SAID = "Start the cluster, and then this program again"
-"""What a program says whose cluster is gone."""
 MOVES = 20
 """So often a committer on the head is killed until one is elsewhere; Ray chooses a node at random."""
 CLUSTER = frozenset({"cluster"})
@@ -95,31 +93,26 @@ class KillCluster(Fault):
     name = "kill the whole cluster"
     weight = RESTART
     needs = CLUSTER
+    at_once: ClassVar[bool] = False
 
     def strike(self, rig: Rig, batch: Batch) -> None:
         """See the class."""
         nodes = nodes_of(rig)
-        rig.expect_end(1, said=END_SAID)
+        rig.expect_end(1, said="Start the cluster, and then this program again")
         nodes.kill_all()
+        if self.at_once:
+            nodes.start()
         wait_until(rig.has_ended, RECOVERY_S, "the end of a program whose cluster is gone")
-        nodes.start()
+        if not self.at_once:
+            nodes.start()
 
 
 @register
-class ReplaceCluster(Fault):
+class ReplaceCluster(KillCluster):
     """The same, but the next cluster is there before the program has given the last one up; it knows nothing of it."""
 
     name = "replace the whole cluster"
-    weight = RESTART
-    needs = CLUSTER
-
-    def strike(self, rig: Rig, batch: Batch) -> None:
-        """See the class."""
-        nodes = nodes_of(rig)
-        rig.expect_end(1, said=END_SAID)
-        nodes.kill_all()
-        nodes.start()
-        wait_until(rig.has_ended, RECOVERY_S, "the end of a program whose cluster is another one")
+    at_once = True
 
 
 def nodes_of(rig: Rig) -> RayNodes:
